@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Final
@@ -88,8 +86,7 @@ class VLLMBackend:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of weights, tokenizer, template and settings that change answers."""
-        values = [self.name, self._model.reader.fingerprint(), self._config.dtype]
-        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+        return self._model.fingerprint()
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Return one completion per request, in order. A request that cannot be answered is a failure."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +33,7 @@ class EngineModel:
     Args:
         name: The name of the backend.
         label: The engine's name in messages.
-        config: With ``model``, ``revision``, ``max_length`` and ``chat_template`` as the backend ``hf`` has them.
+        config: With ``model``, ``revision``, ``max_length`` and ``chat_template`` as the backend ``hf`` has them, and ``dtype``.
         site: The environment of the backend.
         start: Starts the engine with a checkpoint and room for the adapters that were used so far.
         refused: What an adapter may not have, because the engine would not apply it: keys of adapter_config.json, with words for
@@ -55,6 +57,7 @@ class EngineModel:
         reader = reader_class(site, name)
         self.reader: Any = reader(reader_config(reader, config), site)
         self._name = name
+        self._dtype: str = config.dtype
         self._label = label
         self._start = start
         self._refused = refused
@@ -63,6 +66,11 @@ class EngineModel:
         self._engine: InferenceEngine | None = None
         self._adapters: dict[str, EngineAdapter] = {}
         self._lock = threading.RLock()
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of weights, tokenizer, template and settings that change answers."""
+        values = [self._name, self.reader.fingerprint(), self._dtype]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def generate(
         self, requests: Sequence[Request], adapter: ModelRef | None = None

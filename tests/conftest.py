@@ -30,6 +30,11 @@ settings.register_profile("fuzz", derandomize=False, deadline=None, print_blob=T
 settings.load_profile("repeatable")
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes are named by their argument: a compressed file has the time in it, and the names of tests may not."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def point() -> Callable[..., FakePoint]:
     return make_point

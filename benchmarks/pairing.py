@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from nfilter import Message, Sample, Site
 from nfilter.testing import FakeContext
-from nfilter_entp.pair import Pair, PairConfig
+from nfilter_entp.mixing.pair import Pair, PairConfig
 
 DIMENSIONS = 384
 

@@ -24,8 +24,8 @@ from benchmarks.purge_junk import answered, edited, planted
 from benchmarks.purge_requests import kinds, restyled
 from nfilter import Message, Sample, hash_of
 from nfilter.testing import FakeContext
-from nfilter_entp.purge import Purge, PurgeConfig
-from nfilter_entp.rules import Rules
+from nfilter_entp.purging.purge import Purge, PurgeConfig
+from nfilter_entp.purging.rules import Rules
 
 CHUNK = 1000
 

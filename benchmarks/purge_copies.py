@@ -23,10 +23,10 @@ from typing import Any
 
 from nfilter import Message, Sample
 from nfilter.testing import FakeContext
-from nfilter_entp.minhash import BANDS, ROWS
-from nfilter_entp.purge import Purge, PurgeConfig
-from nfilter_entp.row_similarity import Parts, Shingled, similarity_of
-from nfilter_entp.texts import Text
+from nfilter_entp.purging.minhash import BANDS, ROWS
+from nfilter_entp.purging.purge import Purge, PurgeConfig
+from nfilter_entp.purging.row_similarity import Parts, Shingled, similarity_of
+from nfilter_entp.purging.texts import Text
 
 WORDS = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "sta", "rek", "lo", "mi")]  # fmt: skip
 RULES = ["exact_duplicates", "near_duplicates"]

@@ -8,11 +8,11 @@ from nfilter import hookimpl
 @hookimpl
 def nfilter_stages() -> list[type]:
     """Return the stages in the order in which a recipe uses them."""
-    from nfilter_entp.curate import Curate
     from nfilter_entp.long_tail import LongTail
-    from nfilter_entp.mix import Mix
-    from nfilter_entp.pair import Pair
-    from nfilter_entp.purge import Purge
-    from nfilter_entp.rate import Rate
+    from nfilter_entp.mixing.mix import Mix
+    from nfilter_entp.mixing.pair import Pair
+    from nfilter_entp.purging.purge import Purge
+    from nfilter_entp.rating.curate import Curate
+    from nfilter_entp.rating.rate import Rate
 
     return [Rate, Curate, Purge, LongTail, Pair, Mix]

@@ -39,13 +39,12 @@ from nfilter_hf.adapters import Snapshot, attach, scoped
 from nfilter_hf.attention import Reduce, read_attention
 from nfilter_hf.attribution import Select, read_attributions
 from nfilter_hf.batching import Budget, release
-from nfilter_hf.chat import ChatError
 from nfilter_hf.checks import config_problems, tool_problems
 from nfilter_hf.config import HFConfig, scoring_tokens
+from nfilter_hf.decoding.generation import generate, stream
 from nfilter_hf.embedding import embed
 from nfilter_hf.encoding import decode, encode, tokenizer_digest
 from nfilter_hf.fingerprint import default_digests, fingerprint
-from nfilter_hf.generation import generate, stream
 from nfilter_hf.loading import (
     Loaded,
     Source,
@@ -60,9 +59,10 @@ from nfilter_hf.loading import (
 from nfilter_hf.lora.distributed import current
 from nfilter_hf.memory import model_settings
 from nfilter_hf.number_format import Choice, cpu_format
-from nfilter_hf.prompts import decode_answer, encode_request
 from nfilter_hf.scoring import score
 from nfilter_hf.spread import adapted_everywhere, score_spread, stream_spread
+from nfilter_hf.templates.chat import ChatError
+from nfilter_hf.templates.prompts import decode_answer, encode_request
 
 _PROMPT_END = 256  # characters
 

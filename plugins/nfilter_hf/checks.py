@@ -12,7 +12,7 @@ from typing import Any
 
 from nfilter import ModelError, Site, missing_package
 from nfilter_hf.config import HFConfig, Location, locate
-from nfilter_hf.gguf_header import Header, read_header
+from nfilter_hf.gguf.header import Header, read_header
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from nfilter import ModelError, Site, StageConfig, did_you_mean
-from nfilter_hf.gguf_header import SUFFIX
+from nfilter_hf.gguf.header import SUFFIX
 
 _ON_CPU = 4096
 _LISTED = 8  # maximum number of GGUF files in an error

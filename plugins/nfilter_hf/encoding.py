@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from nfilter import IntArray, ModelError, Sample, TokenizerDigest, TokenSample
-from nfilter_hf.chat import ChatError, Rendered
 from nfilter_hf.loading import Text
+from nfilter_hf.templates.chat import ChatError, Rendered
 
 
 def encode(

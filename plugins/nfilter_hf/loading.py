@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfilter import MARKS, ModelError, Site, missing_package
-from nfilter_hf import gguf_model
-from nfilter_hf.chat import Chat
 from nfilter_hf.checks import folder_problems, header_problems, read_json
 from nfilter_hf.config import HFConfig, locate
-from nfilter_hf.gguf_corrections import refuse_left_out
-from nfilter_hf.gguf_header import read_header
-from nfilter_hf.gguf_weights import unpacked
+from nfilter_hf.gguf import model as gguf_model
+from nfilter_hf.gguf.corrections import refuse_left_out
+from nfilter_hf.gguf.header import read_header
+from nfilter_hf.gguf.weights import unpacked
+from nfilter_hf.templates.chat import Chat
 
 if TYPE_CHECKING:
     import torch

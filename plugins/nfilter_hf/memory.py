@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nfilter import ModelError, Site
 from nfilter_hf.checks import read_json
 from nfilter_hf.config import HFConfig, locate
-from nfilter_hf.gguf_header import Header, read_header
+from nfilter_hf.gguf.header import Header, read_header
 from nfilter_hf.lora.adapter import DEFAULT_TARGETS
 from nfilter_hf.lora.settings import pass_tokens
 from nfilter_hf.loss import chunk_size

@@ -23,7 +23,7 @@ from nfilter import (
 )
 from nfilter_hf.checks import TOKENIZER_FILES, read_json
 from nfilter_hf.config import HFConfig, locate
-from nfilter_hf.gguf_header import SUFFIX
+from nfilter_hf.gguf.header import SUFFIX
 from nfilter_hf.loading import Source, find, open_whole
 from nfilter_hf.lora.adapter import CONFIG_FILE, WEIGHTS_FILE
 from nfilter_hf.tensor_files import writing_tensors

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from nfilter import StageConfig
 from nfilter.answers.config import AnswerConfig
 from nfilter.noise.labels import NoiseConfig
-from nfilter_entp.pair import PairConfig
-from nfilter_entp.perplexity import Perplexity
-from nfilter_entp.rate import RateConfig
+from nfilter_entp.mixing.pair import PairConfig
+from nfilter_entp.purging.perplexity import Perplexity
+from nfilter_entp.rating.rate import RateConfig
 from nfilter_robustft.answer import AnswerConfig as AskConfig
 from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.column import ColumnConfig
@@ -86,7 +86,7 @@ def test_view_that_settles_itself_is_removed() -> None:
 
 @pytest.mark.types("no rule is named; name some of")
 def test_a_rule_that_is_named_runs_and_so_do_the_usual_ones() -> None:
-    from nfilter_entp.purge import PurgeConfig
+    from nfilter_entp.purging.purge import PurgeConfig
 
     with pytest.raises(ValidationError, match="no rule is named; name some of") as error:
         PurgeConfig.model_validate({"rules": []})

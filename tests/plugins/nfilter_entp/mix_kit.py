@@ -9,8 +9,8 @@ from typing import Any
 from nfilter import Completion, Message, Sample
 from nfilter.engine.invariants import check_samples
 from nfilter.testing import FakeContext, FakeEncoder
-from nfilter_entp.mix import Mix, MixConfig
-from nfilter_entp.repair_cycle import FAILURES
+from nfilter_entp.mixing.mix import Mix, MixConfig
+from nfilter_entp.mixing.repair_cycle import FAILURES
 
 OPENINGS = {
     "Fuse two instructions": "instruction",

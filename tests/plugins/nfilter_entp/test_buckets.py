@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from nfilter_entp.buckets import KEPT, Buckets, Leaders, group_numbers
+from nfilter_entp.purging.buckets import KEPT, Buckets, Leaders, group_numbers
 
 
 def test_groups_are_values_that_come_twice() -> None:

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from nfilter_entp.clusters import GRID, Near, best_tau, clusters, mmr
+from nfilter_entp.mixing.clusters import GRID, Near, best_tau, clusters, mmr
 from nfilter_entp.neighbours import nearest
 
 

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from nfilter import ContractError, Embeds, Message, Sample
 from nfilter.recipe.uses import model_needs
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
-from nfilter_entp.curate import Curate, CurateConfig
 from nfilter_entp.neighbours import Collector
-from nfilter_entp.rate import Rate, RateConfig
+from nfilter_entp.rating.curate import Curate, CurateConfig
+from nfilter_entp.rating.rate import Rate, RateConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from nfilter import Message, Sample, hash_of
 from nfilter.testing import FakeContext
-from nfilter_entp import duplicates
-from nfilter_entp.minhash import BANDS, ROWS, Sketcher
-from nfilter_entp.purge import Purge, PurgeConfig
-from nfilter_entp.row_similarity import (
+from nfilter_entp.purging import duplicates
+from nfilter_entp.purging.minhash import BANDS, ROWS, Sketcher
+from nfilter_entp.purging.purge import Purge, PurgeConfig
+from nfilter_entp.purging.row_similarity import (
     Parts,
     Shingled,
     shingles,
     similarity_of,
     without_punctuation,
 )
-from nfilter_entp.texts import Text, plain
+from nfilter_entp.purging.texts import Text, plain
 
 WORDS = [
     a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "sta", "rek", "lo", "mi")

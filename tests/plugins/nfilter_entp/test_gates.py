@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nfilter_entp.gates import (
+from nfilter_entp.mixing.gates import (
     Gates,
     Rarity,
     failure_reason,

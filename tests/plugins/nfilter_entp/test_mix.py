@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from nfilter import Completion, Failure, Fence, Message, ModelError, PromptError
 from nfilter.testing import FakeEncoder
-from nfilter_entp.checklist import read, unmarked
-from nfilter_entp.mix import Mix, MixConfig
-from nfilter_entp.repair_cycle import FAILURES, ROLES
+from nfilter_entp.mixing.checklist import read, unmarked
+from nfilter_entp.mixing.mix import Mix, MixConfig
+from nfilter_entp.mixing.repair_cycle import FAILURES, ROLES
 
 sys.path.insert(0, str(Path(__file__).parent))
 

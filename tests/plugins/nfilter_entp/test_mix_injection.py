@@ -25,7 +25,7 @@ from mix_kit import (
     wrong,
 )
 
-from nfilter_entp.mix import Mix, MixConfig
+from nfilter_entp.mixing.mix import Mix, MixConfig
 
 CHECK = "instruction_check"
 ALL_FINE = json.dumps(FINE[CHECK])

@@ -7,7 +7,7 @@ import pytest
 
 from nfilter import Fence
 from nfilter.recipe.prompts import Prompts, shipped_directory
-from nfilter_entp.repair_cycle import ANSWER, INSTRUCTION, ROLES, Case, Parent
+from nfilter_entp.mixing.repair_cycle import ANSWER, INSTRUCTION, ROLES, Case, Parent
 
 ONE = Parent("How many apples does Anna carry from Berlin?", "Three, I think.")
 TWO = Parent("How many pears does Bert carry from Paris?", "")
@@ -85,7 +85,7 @@ def test_every_role_has_a_template_and_a_golden_file():
 
 
 def test_a_check_names_its_keys_and_an_echo_of_it_is_no_checklist():
-    from nfilter_entp.checklist import read
+    from nfilter_entp.mixing.checklist import read
 
     for cycle in (INSTRUCTION, ANSWER):
         text = rendered(cycle.check, CHAT, [])

@@ -14,9 +14,9 @@ from nfilter.engine.run import run
 from nfilter.recipe.model import load
 from nfilter.report import explain
 from nfilter.testing import FakeEncoder
-from nfilter_entp.mix import Mix
-from nfilter_entp.pair import Pair
-from nfilter_entp.repair_cycle import ROLES
+from nfilter_entp.mixing.mix import Mix
+from nfilter_entp.mixing.pair import Pair
+from nfilter_entp.mixing.repair_cycle import ROLES
 
 sys.path.insert(0, str(Path(__file__).parent))
 

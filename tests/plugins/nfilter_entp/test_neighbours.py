@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from nfilter import ModelError
 from nfilter.testing import FakeContext, FakeEncoder
-from nfilter_entp.curate import Curate, CurateConfig
 from nfilter_entp.neighbours import nearest
+from nfilter_entp.rating.curate import Curate, CurateConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from nfilter import ContractError, Message, Sample
 from nfilter.testing import FakeContext, FakeEncoder, check_sample_stage
-from nfilter_entp.clusters import Near, cluster_all, clusters
+from nfilter_entp.mixing.clusters import Near, cluster_all, clusters
+from nfilter_entp.mixing.pair import Pair, PairConfig
 from nfilter_entp.neighbours import nearest
-from nfilter_entp.pair import Pair, PairConfig
 
 
 def sample(key, query=None, response="r", **more):
@@ -95,7 +95,7 @@ def test_similarity_is_the_cosine_of_the_instructions():
 
 
 def test_pairs_are_neighbours_in_the_order_of_mmr():
-    from nfilter_entp.clusters import mmr
+    from nfilter_entp.mixing.clusters import mmr
 
     samples = rows([6])
     out, _ = run(samples, tau=0.3)

@@ -15,8 +15,8 @@ from benchmarks.purge import half_of, quality, rows_of
 from nfilter import Message, Sample, Scores, TokenSample
 from nfilter.cli import entry
 from nfilter.testing import FakeContext, check_sample_stage
-from nfilter_entp.ending_statistics import Vocabulary
-from nfilter_entp.purge import Purge, PurgeConfig
+from nfilter_entp.purging.ending_statistics import Vocabulary
+from nfilter_entp.purging.purge import Purge, PurgeConfig
 
 DATA = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 HERE = pytest.mark.skipif(not (DATA / "dolly").exists(), reason="the datasets are not here")
@@ -161,7 +161,7 @@ def test_a_label_that_ends_rows_is_a_word() -> None:
 
 
 def test_words_past_those_that_are_kept_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nfilter_entp.ending_statistics.MAX_WORDS", 8)
+    monkeypatch.setattr("nfilter_entp.purging.ending_statistics.MAX_WORDS", 8)
     filler = [row(f"f{n}", f"Filler{chr(97 + n)} word{chr(97 + n)} more{chr(97 + n)} ends here.") for n in range(20)]  # fmt: skip
     rows = [
         row("known", "kap is a word of these rows, and here is a kap and there is a kap"),
@@ -175,7 +175,7 @@ def test_words_past_those_that_are_kept_are_known(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_kept_words_are_the_same_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nfilter_entp.ending_statistics.MAX_WORDS", 50)
+    monkeypatch.setattr("nfilter_entp.purging.ending_statistics.MAX_WORDS", 50)
     words = [f"word{n}" for n in range(500)]
     kept = []
     for order in (words, words[::-1], [*words[250:], *words[:250]]):

@@ -11,7 +11,7 @@ from nfilter import Completion, Failure, Fence, Generates, Message, Sample
 from nfilter.recipe.prompts import Prompts, shipped_directory
 from nfilter.recipe.uses import model_needs
 from nfilter.testing import FakeContext, FakeGenerator, check_sample_stage
-from nfilter_entp.rate import ASPECTS, Rate, RateConfig, class_of, prompt_variables, read
+from nfilter_entp.rating.rate import ASPECTS, Rate, RateConfig, class_of, prompt_variables, read
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "prompts" / "entp"
 FINE = "rarity 3, complexity 4, informativeness 5, overall 6"

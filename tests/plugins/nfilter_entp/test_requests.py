@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nfilter import Message, Sample
-from nfilter_entp.rules import Rules, broken_rules
-from nfilter_entp.texts import Text
+from nfilter_entp.purging.rules import Rules, broken_rules
+from nfilter_entp.purging.texts import Text
 
 RULES = Rules.model_validate(["missing_input", "media"])
 SAID = "Here it is, as far as one can say so in a few words."

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from nfilter import Message, Sample
-from nfilter_entp.rules import DEFAULT, ROW_RULES, Rules, broken_rules
-from nfilter_entp.texts import Text, characters_of, plain, scripts_of, words_of
+from nfilter_entp.purging.rules import DEFAULT, ROW_RULES, Rules, broken_rules
+from nfilter_entp.purging.texts import Text, characters_of, plain, scripts_of, words_of
 
 ALL = Rules.model_validate(DEFAULT)
 
@@ -424,8 +424,8 @@ def test_answers_that_look_like_none(case: str) -> None:
 
 def test_a_turn_that_only_calls_a_tool_is_not_empty() -> None:
     from nfilter import Message, Sample, ToolCall
-    from nfilter_entp.single_turn import unfit
-    from nfilter_entp.texts import Text
+    from nfilter_entp.mixing.single_turn import unfit
+    from nfilter_entp.purging.texts import Text
 
     call = ToolCall("weather", '{"city": "Rome"}')
     asked = Message("user", "what is the weather in Rome?")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nfilter_entp.transition import (
+from nfilter_entp.rating.transition import (
     Moments,
     Transition,
     fit,

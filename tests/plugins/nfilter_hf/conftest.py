@@ -14,6 +14,7 @@ from nfilter_hf.backend import HFBackend
 
 # What several tests share lies beside them.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "templates"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "servers"))
 
 TEXT = (

@@ -91,7 +91,7 @@ def peft_answers(ref: ModelRef, model: Any) -> list[np.ndarray]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from nfilter_hf.prompts import prompt_ids
+    from nfilter_hf.templates.prompts import prompt_ids
 
     wrapped = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(ref.base), ref.path

@@ -118,9 +118,9 @@ def test_the_lint_finds_what_a_template_and_a_tokenizer_do_to_responses(backend:
 
 @pytest.mark.types("set chat_template: none for the model")
 def test_a_conversation_that_the_template_refuses_says_so(tokenizer_of: Any) -> None:
-    from nfilter_hf.chat import Chat
     from nfilter_hf.encoding import encode
     from nfilter_hf.loading import Text
+    from nfilter_hf.templates.chat import Chat
 
     tokenizer = tokenizer_of("gemma")
     tokenizer.chat_template = tokenizer.chat_template.replace(

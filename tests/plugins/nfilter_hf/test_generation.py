@@ -12,9 +12,9 @@ import torch
 from transformers import AddedToken
 
 from nfilter import Completion, EndsPrompts, Message, Request, Sampling
+from nfilter_hf.decoding.sampling import choose, uniforms
 from nfilter_hf.loading import _marks
-from nfilter_hf.prompts import prompt_ids, text_of
-from nfilter_hf.sampling import choose, uniforms
+from nfilter_hf.templates.prompts import prompt_ids, text_of
 
 MODELS = ["llama", "gpt2", "qwen2", "gemma2"]
 

@@ -18,10 +18,11 @@ import transformers
 from packaging.version import Version
 
 from nfilter import Message, ModelError, Request, Sample, Sampling, Site
-from nfilter_hf import checks, gguf_model
+from nfilter_hf import checks
 from nfilter_hf.backend import HFBackend
 from nfilter_hf.config import locate
-from nfilter_hf.gguf_header import read_header
+from nfilter_hf.gguf import model as gguf_model
+from nfilter_hf.gguf.header import read_header
 
 REQUEST = Request((Message("user", "what is two plus three ?"),), Sampling(max_tokens=5))
 SAMPLE = Sample("a", (Message("user", "name a colour"), Message("assistant", "red, green 12 !")))

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nfilter import Message, ModelError, Sample, Site
 from nfilter.testing import FakeContext
-from nfilter_hf import gguf_weights, loading
+from nfilter_hf import loading
 from nfilter_hf.backend import HFBackend
+from nfilter_hf.gguf import weights as gguf_weights
 from nfilter_hf.lora.trainer import LoraTrainer
 from nfilter_hf.memory import training_memory
 from nfilter_hf.merge import merge

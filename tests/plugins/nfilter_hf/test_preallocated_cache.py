@@ -12,8 +12,8 @@ import torch
 from lent_llama import llama
 
 from nfilter import Message, Request, Sampling
-from nfilter_hf import generation
-from nfilter_hf.preallocated_cache import preallocated_cache, step_attention
+from nfilter_hf.decoding import generation
+from nfilter_hf.decoding.preallocated_cache import preallocated_cache, step_attention
 
 OPEN = Callable[..., Any]
 TEXTS = ("what is two plus three ?", "name a colour", "the quick brown fox jumps over", "yes")

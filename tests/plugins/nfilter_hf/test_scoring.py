@@ -14,7 +14,7 @@ import nfilter_hf.loss
 from nfilter import CutTexts, Message, ModelError, Request, Sample, Sampling, TokenSample
 from nfilter_hf import scoring
 from nfilter_hf.config import HFConfig, scoring_tokens
-from nfilter_hf.prompts import prompt_ids
+from nfilter_hf.templates.prompts import prompt_ids
 
 TEXTS = [
     "what",

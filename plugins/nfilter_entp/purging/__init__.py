@@ -1,0 +1,1 @@
+"""``entp.purge``: the rules on rows and responses, and the search for duplicates."""

@@ -1,0 +1,1 @@
+"""``entp.rate`` and ``entp.curate``: ratings, and the correction of their errors."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from nfilter.api.errors import BudgetError
+from nfilter.api.errors import BudgetError, StoreError
 
 _ROUNDING = 1e-12  # dollars
 
@@ -36,6 +38,10 @@ class Budget:
 
     A completion has its cost. What was paid without a completion, such as the failed attempts of a call that ended with the run, is
     passed to ``lose``: the run stores it, so that the cap holds when the run is resumed.
+
+    What a killed process has paid and not stored counts when the run is resumed: ``hold`` has the maximum cost of each call recorded before
+    the call begins. Calls are ``recoverable`` if the backend's own records name them, so that it reads their answers after a kill and settles
+    their cost then; it passes the cost of answers that are stored to ``recovered``.
     """
 
     def __init__(self, cap: float = math.inf) -> None:
@@ -45,6 +51,8 @@ class Budget:
         self._held = 0.0
         self._out = 0
         self._lost = 0.0
+        self._begun = 0.0
+        self._record: Callable[[float], None] | None = None
 
     @property
     def spent(self) -> float:
@@ -74,14 +82,25 @@ class Budget:
         with self._lock:
             self._spent += usd
 
-    def hold(self, most: float) -> bool:
+    def record_begun(self, record: Callable[[float], None] | None) -> None:
+        """From now on, call ``record`` with the dollars begun since: the cost of ended calls, and the maximum cost of running ones.
+
+        It is called before ``hold`` returns, and raises StoreError if it cannot record; None ends it.
+        """
+        with self._lock:
+            self._record, self._begun = record, 0.0
+
+    def hold(self, most: float, *, recoverable: bool = False) -> bool:
         """Hold ``most`` dollars for a call; return False if it has to wait for running calls.
 
         Raises:
             BudgetError: if no call is running and the remaining money does not cover this one.
+            StoreError: if it cannot be recorded that the call begins.
         """
         with self._lock:
             if self._spent + self._held + most <= self.cap + _ROUNDING:
+                if not recoverable:
+                    self._begin(most)
                 self._held += most
                 self._out += 1
                 return True
@@ -93,25 +112,46 @@ class Budget:
             )
 
     def hold_uncapped(self, most: float) -> None:
-        """Hold ``most`` dollars for calls that an earlier run started; they are paid regardless of the cap."""
+        """Hold ``most`` dollars for recoverable calls that an earlier run started; they are paid regardless of the cap."""
         with self._lock:
             self._held += most
             self._out += 1
 
-    def settle(self, most: float, usd: float) -> None:
+    def settle(self, most: float, usd: float, *, recoverable: bool = False) -> None:
         """Record that a call with ``most`` held ended and cost ``usd``, which may be more than ``most``."""
         with self._lock:
             self._held = max(0.0, self._held - most)
             self._out -= 1
             self._spent += usd
+            if not recoverable:
+                self._end(usd - most)
 
-    def lose(self, usd: float) -> None:
+    def recovered(self, usd: float) -> None:
+        """Record that answers of recoverable calls, which cost ``usd`` dollars, are stored by the run."""
+        with self._lock:
+            self._end(usd)
+
+    def lose(self, usd: float, *, recoverable: bool = False) -> None:
         """Record that ``usd`` dollars of the settled costs belong to no completion."""
         with self._lock:
             self._lost += usd
+            if recoverable:
+                self._end(usd)
 
     def take_lost(self) -> float:
         """Return the dollars passed to ``lose`` since the last call; the caller stores them."""
         with self._lock:
             lost, self._lost = self._lost, 0.0
         return lost
+
+    def _begin(self, most: float) -> None:
+        if self._record is not None and most:
+            self._record(self._begun + most)
+            self._begun += most
+
+    def _end(self, more: float) -> None:
+        """Record the cost of a call that ended. The maximum stays recorded if this fails; an answer must not be lost for it."""
+        self._begun += more
+        if self._record is not None and more:
+            with suppress(StoreError):
+                self._record(self._begun)

@@ -76,7 +76,8 @@ class Site:
     ``backends`` has the classes of all backends by name, so that one can be built on another without importing its plugin.
 
     A backend whose calls cost money holds the cost in ``budget``, if there is one, before each call, and starts none once
-    ``interrupt.requested``; its stream then ends early. What it paid for calls that end without a completion it passes to
+    ``interrupt.requested``; its stream then ends early. A call that is held and not settled when the process is killed counts
+    at its maximum, unless it is ``recoverable``. What it paid for calls that end without a completion it passes to
     ``budget.lose``. ``state_dir`` is a folder of the run, possibly not created yet, for state that
     a backend needs after a kill; None outside a run. ``allow_hosts`` are the hosts that the user allowed; a backend checks
     them at each connection.

@@ -11,6 +11,7 @@ from typing import Any
 from nfilter.api.errors import DamageError, StoreError
 from nfilter.report.reading import MANIFEST
 from nfilter.report.runs import RUNS
+from nfilter.store.begun_calls import count_unstored
 from nfilter.store.files import read_sealed, write_sealed
 from nfilter.store.journal import Journal
 
@@ -90,7 +91,7 @@ class Ledger:
 
 
 def open_journal(out: Path, lenders: Sequence[Path], complain: Complain) -> Journal:
-    """Open the journal of the run in ``out``.
+    """Open the journal of the run in ``out``, and count what a killed process paid and did not store.
 
     Raises:
         StoreError: if it cannot be read, or if it is empty although the run made calls.
@@ -108,4 +109,5 @@ def open_journal(out: Path, lenders: Sequence[Path], complain: Complain) -> Jour
             f"{file}: has no calls, and the run made some; restore it from a backup, or move {out} away and run again, which "
             "repeats all calls"
         )
+    count_unstored(out, journal, complain)
     return journal

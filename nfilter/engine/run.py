@@ -47,6 +47,7 @@ from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report
 from nfilter.report.reading import LOCK, MANIFEST
 from nfilter.store.artefacts import Artefact, fingerprint_of
+from nfilter.store.begun_calls import recording_begun
 from nfilter.store.files import publishing_folder, remove, write_json, write_sealed
 from nfilter.store.run_directory import RunDirectory, refuse_other_kind
 from nfilter.store.samples import open_samples
@@ -110,7 +111,11 @@ def run(
             plugins.announce(
                 "nfilter_run_started", RunStarted(recipe.name, out, recipe.seed), log.warning
             )
-            with leading(state, place) as state.division, state.ledger.recorded():
+            with (
+                leading(state, place) as state.division,
+                state.ledger.recorded(),
+                recording_begun(out, journal, models.site.budget),
+            ):
                 with (
                     models.site.interrupt.installed(log.warning),
                     shown_once(log.reporter.warning, log.keep),

@@ -17,8 +17,8 @@ from nfilter.progress import Reporter
 from nfilter.recipe.model import Recipe
 from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report
+from nfilter.store.begun_calls import paid_in_run
 from nfilter.store.files import write_json, write_sealed
-from nfilter.store.journal import paid_in
 from nfilter.store.run_directory import refuse_other_kind
 
 
@@ -44,7 +44,7 @@ def run_seeds(
     pool = ModelPool(recipe, site_of(recipe, plugins, out))
     children: list[RunResult] = []
     empty: dict[str, str] = {}
-    pool.paid_before(sum(paid_in(out / f"seed-{seed}" / "journal.db") for seed in seeds))
+    pool.paid_before(sum(paid_in_run(out / f"seed-{seed}") for seed in seeds))
     try:
         for seed in seeds:
             if reporter is not None:

@@ -161,7 +161,9 @@ class Journal:
         cost = {"calls": 4, "lost": 2, "results": 2}
         paid = [row[place] for table, place in cost.items() for row in bad[table]]
         plain = [usd for usd in paid if isinstance(usd, float) and 0 < usd < math.inf]
-        db.executemany(INSERT["lost"], [_sealed("damaged", "", usd, time.time()) for usd in plain])
+        db.executemany(
+            INSERT["lost"], [sealed_row("damaged", "", usd, time.time()) for usd in plain]
+        )
         # A damaged call leaves a use without an answer, which names the stage; a damaged use names no stage.
         self._damaged_stages = frozenset(stage for (stage,) in db.execute(STAGES_WITHOUT_ANSWERS))
         self._any_stage_damaged = bool(bad["uses"])
@@ -201,7 +203,7 @@ class Journal:
     def keep_results(self, rows: Sequence[tuple[str, str, float]]) -> None:
         """Commit results of capabilities: key, JSON, dollars."""
         with self._transaction() as connection:
-            connection.executemany(INSERT["results"], [_sealed(*row) for row in rows])
+            connection.executemany(INSERT["results"], [sealed_row(*row) for row in rows])
 
     def _rows(self, table: str, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the rows of ``keys`` by key: those of this run, then those of the lenders."""
@@ -240,7 +242,7 @@ class Journal:
             connection.executemany(
                 INSERT["calls"],
                 [
-                    _sealed(
+                    sealed_row(
                         key,
                         json.dumps(done.packed()),
                         int(done.prompt_tokens),
@@ -256,11 +258,11 @@ class Journal:
             )
             connection.executemany(
                 INSERT["lost"],
-                [_sealed(stage, model, float(usd), now) for stage, model, usd in lost],
+                [sealed_row(stage, model, float(usd), now) for stage, model, usd in lost],
             )
             connection.executemany(
                 INSERT["uses"],
-                [_sealed(use.stage, use.sample, use.key, use.model, now) for use in uses],
+                [sealed_row(use.stage, use.sample, use.key, use.model, now) for use in uses],
             )
             reach("journal.uses")
 
@@ -297,7 +299,7 @@ class Journal:
                 )
             }
         cleared = [(stage, key) for key, kind in kinds.items() if kind is None and key in known]
-        failed = [_sealed(stage, key, model, kind) for key, kind in kinds.items() if kind]
+        failed = [sealed_row(stage, key, model, kind) for key, kind in kinds.items() if kind]
         if cleared or failed:
             with self._transaction() as connection:
                 connection.executemany("DELETE FROM failed WHERE stage = ? AND key = ?", cleared)
@@ -418,12 +420,12 @@ def unpacked_prompt(data: Any) -> dict[str, Any] | None:
 def undamaged(row: Sequence[Any]) -> bool:
     """Whether a row matches its seal, which is its last value; a row of a version without seals does."""
     try:
-        return row[-1] is None or tuple(row) == _sealed(*row[:-1])
+        return row[-1] is None or tuple(row) == sealed_row(*row[:-1])
     except TypeError:  # damage can turn a text into a blob, which Python reads as bytes
         return False
 
 
-def _sealed(*values: Any) -> tuple[Any, ...]:
+def sealed_row(*values: Any) -> tuple[Any, ...]:
     """Append the seal, an 8-byte hash in hex, to the values of a row."""
     return (*values, hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest())
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import chain
 from typing import ClassVar
 
 from nfilter import (
@@ -147,9 +149,7 @@ class LiteLLMBackend:
         # An abandoned generator may not be closed before close() is called: only a completed one is subtracted.
         self._open_streams += 1
         with self._site.interrupt.calls(_BATCH_INTERRUPTED, self._engine.running):
-            yield from self._engine.stream(requests)
-        # A caller that asks for the next item has stored all previous ones.
-        yield None
+            yield from self._batched(requests)
         self._open_streams -= 1
 
     def open_stream(
@@ -162,6 +162,18 @@ class LiteLLMBackend:
         """
         with self._site.interrupt.calls(running=self._engine.running):
             yield from self._engine.stream(first, more)
+
+    def _batched(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        unstored = 0.0
+        with closing(self._engine.stream(requests)) as stream:
+            for came in chain(stream, [None]):
+                yield came
+                if came is not None:
+                    unstored += came[1].usd or 0.0
+                elif self._site.budget is not None:
+                    # A caller that asks for the next item after None has stored all previous ones.
+                    self._site.budget.recovered(unstored)
+                    unstored = 0.0
 
     def tally(self) -> Tally:
         """Return the number of calls and attempts so far, and the concurrency level."""

@@ -122,7 +122,8 @@ class BatchDispatcher:
             raise root_error(errors) from None
         finally:
             if self.format.pricing.budget is not None:
-                self.format.pricing.budget.lose(sum(call.lost for call in calls.values()))
+                lost = sum(call.lost for call in calls.values())
+                self.format.pricing.budget.lose(lost, recoverable=True)
         if not self.stopping():
             self.breaker.finished()
 
@@ -158,7 +159,7 @@ class _BatchRun:
         with suppress(_StoppedError):
             while ids and not dispatcher.stopping():
                 part, bound = self._next_part(ids)
-                if budget is not None and not budget.hold(bound):
+                if budget is not None and not budget.hold(bound, recoverable=True):
                     await self._wait(_POLL_SECONDS)
                     continue
                 ids = ids[len(part) :]
@@ -167,7 +168,7 @@ class _BatchRun:
                     pending = await self._upload(part, turn)
                 except BaseException:
                     if budget is not None:
-                        budget.settle(bound, 0.0)
+                        budget.settle(bound, 0.0, recoverable=True)
                     raise
                 if failed is not None:
                     self._replace_batch(failed, part)
@@ -220,7 +221,7 @@ class _BatchRun:
                 usd, retries = await self._read(pending, batch, tried)
             finally:
                 if budget is not None:
-                    budget.settle(bound, usd)
+                    budget.settle(bound, usd, recoverable=True)
             self.dispatcher.breaker.check_unanswered()
             await self.submit(group, retries, pending.turn + 1, tried + 1, pending)
 

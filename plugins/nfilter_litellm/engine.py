@@ -10,7 +10,7 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -138,7 +138,7 @@ class Engine:
 
     def stream(
         self, requests: Sequence[Request], more: Callable[[], Sequence[Request]] | None = None
-    ) -> Iterator[Answered | None]:
+    ) -> Generator[Answered | None, None, None]:
         """Yield (index, completion) in order of arrival; None whenever all answers so far were delivered.
 
         ``more`` is called after each answer and returns further requests, which start at once. Answers that precede an error are delivered before it is raised. Closing the generator cancels running calls.

@@ -167,6 +167,7 @@ from .engine.executors import run_rank as run_rank
 from .engine.result import Result as Result
 from .engine.result import run as run
 from .metrics.intervals import wilson as wilson
+from .models.engines.adapters import AdapterSupport as AdapterSupport
 from .models.engines.interface import EngineAdapter as EngineAdapter
 from .models.engines.interface import EngineCall as EngineCall
 from .models.engines.interface import EngineOutput as EngineOutput

@@ -12,6 +12,8 @@ from nfilter.api.errors import ModelError
 
 _CONFIG: Final = "adapter_config.json"
 _WEIGHTS: Final = "adapter_model.safetensors"
+_LENGTH: Final = 8
+"""Bytes at the start of a safetensors file: the length of its header, a JSON object."""
 
 
 def adapter_files(ref: ModelRef) -> tuple[Path, Mapping[str, Any]]:
@@ -37,3 +39,23 @@ def adapter_files(ref: ModelRef) -> tuple[Path, Mapping[str, Any]]:
             f"{folder} has no {_WEIGHTS}; pickled adapters are never loaded: save it again as safetensors"
         )
     return folder, config if isinstance(config, Mapping) else {}
+
+
+def adapter_tensors(folder: Path) -> tuple[str, ...]:
+    """Return the names of the tensors in an adapter's safetensors file, in the order of its header.
+
+    Raises:
+        ModelError: if the file is damaged.
+    """
+    file = folder / _WEIGHTS
+    try:
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(_LENGTH), "little")
+            if size > file.stat().st_size - _LENGTH:
+                raise ValueError("it ends within its header")
+            header = dict[str, Any](json.loads(opened.read(size)))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise ModelError(
+            f"{file} is damaged: {error}; give the folder that training wrote"
+        ) from error
+    return tuple(name for name in header if name != "__metadata__")

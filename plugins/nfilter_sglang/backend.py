@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Final
 
@@ -33,22 +33,13 @@ from nfilter import (
     reader_class,
     reader_config,
 )
+from nfilter_sglang.adapters import SUPPORT
 from nfilter_sglang.config import SGLangConfig
 from nfilter_sglang.engine import Engine
 from nfilter_sglang.process import ProcessChannel
 
 LEAST: Final = (0, 5, 23)
 """The oldest version of SGLang whose interface is known to fit."""
-
-REFUSED: Final[Mapping[str, str]] = {
-    "use_dora": "DoRA",
-    "modules_to_save": "whole modules",
-    # SGLang scales every module by lora_alpha / r.
-    "use_rslora": "rank-stabilised scaling",
-    "rank_pattern": "a rank of its own for some modules",
-    "alpha_pattern": "a scaling of its own for some modules",
-}
-"""What SGLang does not apply of an adapter: keys of its configuration, in words."""
 
 Numbered = Iterator[tuple[int, Completion] | None]
 
@@ -86,7 +77,7 @@ class SGLangBackend:
 
     def __init__(self, config: SGLangConfig, site: Site) -> None:
         self._config = config
-        self._model = EngineModel(self.name, "SGLang", config, site, self._start, REFUSED)
+        self._model = EngineModel(self.name, "SGLang", config, site, self._start, SUPPORT)
 
     @property
     def built_on(self) -> tuple[Any, ...]:
@@ -159,6 +150,8 @@ class SGLangBackend:
             "enable_deterministic_inference": config.deterministic,
             # A request that is too long is a failure with its reason, and no other request.
             "allow_auto_truncate": False,
+            # A matrix that no layer takes is an error, and not a line in the log.
+            "lora_strict_loading": True,
             "log_level": "error",
         }
         return Engine(ProcessChannel(), settings, rank, adapters)

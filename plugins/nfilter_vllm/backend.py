@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Final
 
@@ -33,14 +33,12 @@ from nfilter import (
     reader_class,
     reader_config,
 )
-from nfilter_vllm.config import RANKS, VLLMConfig, admitted_rank
+from nfilter_vllm.adapters import SUPPORT, admitted_rank
+from nfilter_vllm.config import VLLMConfig
 from nfilter_vllm.engine import Engine
 
 LEAST: Final = (0, 33)
 """The oldest version of vLLM whose interface is known to fit."""
-
-REFUSED: Final[Mapping[str, str]] = {"use_dora": "DoRA", "modules_to_save": "whole modules"}
-"""What vLLM does not apply of an adapter: keys of its configuration, in words."""
 
 Numbered = Iterator[tuple[int, Completion] | None]
 
@@ -77,7 +75,7 @@ class VLLMBackend:
 
     def __init__(self, config: VLLMConfig, site: Site) -> None:
         self._config = config
-        self._model = EngineModel(self.name, "vLLM", config, site, self._start, REFUSED, RANKS[-1])
+        self._model = EngineModel(self.name, "vLLM", config, site, self._start, SUPPORT)
 
     @property
     def built_on(self) -> tuple[Any, ...]:

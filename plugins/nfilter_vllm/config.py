@@ -8,9 +8,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from nfilter import Share, StageConfig
-
-RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values of vLLM's ``max_lora_rank``."""
+from nfilter_vllm.adapters import RANKS
 
 _DATA_PARALLEL: Final = (
     "executor: {use: local, workers: 2, gpus: 1} at the top of the recipe runs one model per GPU"
@@ -82,8 +80,3 @@ class VLLMConfig(StageConfig):
         le=RANKS[-1],
         description="Room for adapters up to this rank; null: the engine starts again when the first adapter is used.",
     )
-
-
-def admitted_rank(rank: int) -> int | None:
-    """Return the least ``max_lora_rank`` of vLLM that admits an adapter of ``rank``; None if none does."""
-    return min((each for each in RANKS if each >= rank), default=None)

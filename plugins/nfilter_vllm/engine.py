@@ -60,16 +60,25 @@ class Engine:
         self._refused = 0
 
     def load(self, adapter: EngineAdapter) -> bool:
-        """Make an adapter available; False if its rank is above that for which the engine started."""
+        """Make an adapter available; False if its rank is above that for which the engine started.
+
+        Raises:
+            ModelError: if vLLM rejects it. In the middle of a batch its error would end the engine.
+        """
         if adapter.rank > self._rank:
             return False
         if adapter.digest not in self._adapters:
             from vllm.lora.request import LoRARequest
 
             number = len(self._adapters) + 1
-            self._adapters[adapter.digest] = LoRARequest(
-                adapter.digest, number, str(adapter.folder)
-            )
+            request = LoRARequest(adapter.digest, number, str(adapter.folder))
+            try:
+                self._llm.llm_engine.add_lora(request)
+            except Exception as error:
+                raise ModelError(
+                    f"vLLM cannot load the adapter in {adapter.folder}: {_whole(error)}; set use: hf for this model"
+                ) from error
+            self._adapters[adapter.digest] = request
         return True
 
     def add(self, call: Asked, adapter: str | None = None) -> str:
@@ -205,6 +214,11 @@ def _prompt_logprobs(call: EngineScores, found: Any) -> list[float]:
 def _number(key: str) -> str:
     """The number by which an output names its request: vLLM appends random letters to it in the key."""
     return key.partition("-")[0]
+
+
+def _whole(error: Exception) -> str:
+    """The message on one line. vLLM names the layers that it does not know after those that it knows."""
+    return " ".join(str(error).split())[:2000].rstrip(".") or type(error).__name__
 
 
 def _reason(error: Exception) -> str:

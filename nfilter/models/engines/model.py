@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from nfilter.api.adapter_files import adapter_files
 from nfilter.api.calls import Completion, ModelRef, Request
 from nfilter.api.capabilities import Checkpoint, TokenizerDigest
 from nfilter.api.errors import ModelError
 from nfilter.api.stages import Site
 from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
+from nfilter.models.engines.adapters import AdapterSupport, usable_adapter
 from nfilter.models.engines.answers import answers
 from nfilter.models.engines.interface import EngineAdapter, InferenceEngine
 from nfilter.models.engines.reader import reader_class, reader_config
@@ -36,9 +36,7 @@ class EngineModel:
         config: With ``model``, ``revision``, ``max_length`` and ``chat_template`` as the backend ``hf`` has them, and ``dtype``.
         site: The environment of the backend.
         start: Starts the engine with a checkpoint and room for the adapters that were used so far.
-        refused: What an adapter may not have, because the engine would not apply it: keys of adapter_config.json, with words for
-            the message.
-        highest_rank: The highest rank of an adapter that the engine applies; None for any.
+        support: What the engine applies of adapters; one with more is refused.
 
     Raises:
         ModelError: if the backend ``hf`` is not there.
@@ -51,8 +49,7 @@ class EngineModel:
         config: Any,
         site: Site,
         start: Start,
-        refused: Mapping[str, str],
-        highest_rank: int | None = None,
+        support: AdapterSupport,
     ) -> None:
         reader = reader_class(site, name)
         self.reader: Any = reader(reader_config(reader, config), site)
@@ -60,8 +57,7 @@ class EngineModel:
         self._dtype: str = config.dtype
         self._label = label
         self._start = start
-        self._refused = refused
-        self._highest_rank = highest_rank
+        self._support = support
         self._interrupt = site.interrupt
         self._engine: InferenceEngine | None = None
         self._adapters: dict[str, EngineAdapter] = {}
@@ -154,7 +150,7 @@ class EngineModel:
             raise ModelError(
                 f"{place.path} is one file, and {self._name} takes a folder with safetensors weights: set use: hf for this model"
             )
-        adapter = None if ref is None else self._checked(ref)
+        adapter = None if ref is None else usable_adapter(ref, self._label, self._support)
         if adapter is not None:
             self._adapters.setdefault(adapter.digest, adapter)
             if self._engine is not None and not self._engine.load(adapter):
@@ -167,30 +163,6 @@ class EngineModel:
                     f"{self._label} has no room for the adapter in {adapter.folder}; set use: hf for this model"
                 )
         return self._engine, adapter.digest if adapter is not None else None
-
-    def _checked(self, ref: ModelRef) -> EngineAdapter:
-        """The adapter of a reference.
-
-        Raises:
-            ModelError: if the engine cannot apply it as PEFT does.
-        """
-        folder, config = adapter_files(ref)
-        ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-        rank = max((each for each in ranks if isinstance(each, int)), default=0)
-        if config.get("peft_type") != "LORA" or rank < 1:
-            raise ModelError(
-                f"the adapter in {folder} is not a LoRA; give one that a run has trained"
-            )
-        unapplied = [words for key, words in self._refused.items() if config.get(key)]
-        if unapplied:
-            raise ModelError(
-                f"{self._label} does not apply the adapter in {folder}: it has {unapplied[0]}; set use: hf for this model"
-            )
-        if self._highest_rank is not None and rank > self._highest_rank:
-            raise ModelError(
-                f"the adapter in {folder} has rank {rank}, and {self._label} applies ranks up to {self._highest_rank}; set use: hf for this model"
-            )
-        return EngineAdapter(ref.digest, folder.resolve(), rank)
 
 
 class AdaptedEngineModel:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nfilter import Message, ModelError, ModelRef, Request, Sample, Sampling
+from nfilter_sglang.adapters import unapplied_layers
 from nfilter_sglang.backend import SGLangBackend
 
 Open = Callable[..., SGLangBackend]
@@ -125,10 +126,8 @@ def test_an_adapter_that_sglang_cannot_load_ends_the_run_with_the_reason(
     ("change", "words"),
     [
         ({"use_dora": True}, "DoRA"),
-        ({"modules_to_save": ["lm_head"]}, "whole modules"),
         ({"use_rslora": True}, "rank-stabilised scaling"),
         ({"rank_pattern": {"q_proj": 8}}, "a rank of its own for some modules"),
-        ({"alpha_pattern": {"q_proj": 8}}, "a scaling of its own for some modules"),
     ],
 )
 def test_an_adapter_that_sglang_does_not_apply_as_peft_does_is_named_before_a_call(
@@ -148,4 +147,34 @@ def test_an_adapter_that_sglang_does_not_apply_as_peft_does_is_named_before_a_ca
         opened().adapted(replace(refs[0], path=str(folder))) as adapted,
     ):
         adapted.generate(REQUESTS)
+    assert not sglang.Engine.started
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (["q_proj"], "q_proj without v_proj"),
+        (["v_proj", "o_proj"], "v_proj without q_proj"),
+        (["k_proj"], "k_proj without q_proj and v_proj"),
+        (["k_proj", "q_proj"], "k_proj and q_proj without v_proj"),
+        (["q_proj", "v_proj"], None),
+        (["q_proj", "k_proj", "v_proj"], None),
+        (["o_proj"], None),
+    ],
+)
+def test_queries_and_values_have_matrices_together_or_not_at_all(
+    targets: list[str], words: str | None
+) -> None:
+    whole = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"]
+    layers = [*whole, *(f"model.layers.1.self_attn.{name}" for name in targets)]
+    wanted = None if words is None else f"{words} in model.layers.1.self_attn"
+    assert unapplied_layers(layers) == wanted
+
+
+def test_an_adapter_of_which_sglang_would_fail_at_the_first_call_is_named_before(
+    opened: Open, plugins: Any, tmp_path: Path, sglang: Any
+) -> None:
+    ref = make_adapter(plugins.models["tiny"], tmp_path / "part", 4, target_modules=["v_proj"])
+    with pytest.raises(ModelError, match=r"it has v_proj without q_proj in model\.layers\.0\.self_attn; set use: hf"):  # fmt: skip
+        opened().score([], ref)
     assert not sglang.Engine.started

@@ -122,7 +122,7 @@ def test_the_engine_is_started_once_with_the_settings_of_the_recipe(
     assert engine.settings == {
         "model_path": str(site.models["tiny"]), "load_format": "safetensors", "trust_remote_code": False, "dtype": "float32",
         "context_length": 512, "mem_fraction_static": 0.3, "tp_size": 2, "dp_size": 4, "disable_cuda_graph": True,
-        "enable_deterministic_inference": False, "allow_auto_truncate": False, "log_level": "error",
+        "enable_deterministic_inference": False, "allow_auto_truncate": False, "lora_strict_loading": True, "log_level": "error",
     }  # fmt: skip
     model.close()
     assert engine.stopped

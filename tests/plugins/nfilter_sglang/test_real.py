@@ -29,7 +29,7 @@ def test_sglang_has_what_the_backend_calls() -> None:
     assert set(inspect.signature(ServerArgs).parameters) >= {
         "model_path", "load_format", "trust_remote_code", "dtype", "context_length", "mem_fraction_static", "tp_size", "dp_size",
         "disable_cuda_graph", "enable_deterministic_inference", "allow_auto_truncate", "log_level", "enable_lora", "max_lora_rank",
-        "lora_target_modules", "lora_paths",
+        "lora_target_modules", "lora_paths", "lora_strict_loading",
     }  # fmt: skip
     asked = inspect.signature(Engine.async_generate).parameters
     assert set(asked) >= {"input_ids", "sampling_params", "return_logprob", "logprob_start_len", "lora_path", "rid"}  # fmt: skip

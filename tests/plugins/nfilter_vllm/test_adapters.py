@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from nfilter import Message, ModelError, ModelRef, Request, Sample, Sampling
+from nfilter_vllm.adapters import unapplied_layers
 from nfilter_vllm.backend import VLLMBackend
 
 Open = Callable[..., VLLMBackend]
@@ -75,6 +76,7 @@ def test_answers_and_scores_with_an_adapter_are_those_of_hf(
     assert (engine.settings["enable_lora"], engine.settings["max_lora_rank"]) == (True, 16)
     numbers = [each.adapter and each.adapter.lora_int_id for each in engine.requests]
     assert set(numbers) == {None, 1, 2}
+    assert engine.llm_engine.loaded == [1, 2]
 
 
 def test_the_engine_starts_again_for_an_adapter_that_it_has_no_room_for(
@@ -103,20 +105,12 @@ def test_an_adapter_cannot_be_used_after_its_scope(
         adapted.generate(REQUESTS)
 
 
-@pytest.mark.types(
-    "set use: hf for this model",
-    "applies ranks up to «»; set use: hf for this model",
-    "does not apply the adapter in «»: it has «»; set use: hf for this model",
-)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"use_dora": True}, "it has DoRA; set use: hf"),
-        ({"modules_to_save": ["lm_head"]}, "it has whole modules; set use: hf"),
         ({"r": 600}, "has rank 600, and vLLM applies ranks up to 512; set use: hf"),
         ({"rank_pattern": {"q_proj": 700}}, "has rank 700"),
-        ({"peft_type": "IA3"}, "is not a LoRA; give one that a run has trained"),
-        ({"r": 0}, "is not a LoRA; give one that a run has trained"),
     ],
 )
 def test_an_adapter_that_vllm_does_not_apply_is_named_before_a_call(
@@ -137,6 +131,45 @@ def test_an_adapter_that_vllm_does_not_apply_is_named_before_a_call(
     ):
         adapted.generate(REQUESTS)
     assert not vllm.LLM.started
+
+
+def test_ranks_and_scalings_of_single_layers_are_applied_as_hf_does(
+    opened: Open, hf: Any, plugins: Any, tmp_path: Path, vllm: Any
+) -> None:
+    own = {"use_rslora": True, "rank_pattern": {"v_proj": 12}, "alpha_pattern": {"q_proj": 3}}
+    ref = make_adapter(plugins.models["tiny"], tmp_path / "own", 4, **own)
+    model = opened()
+    with model.adapted(ref) as one, hf.adapted(ref) as other:
+        for got, wanted in zip(one.generate(REQUESTS), other.generate(REQUESTS), strict=True):
+            assert got.text == wanted.text
+            assert got.logprobs == pytest.approx(wanted.logprobs, abs=1e-3)
+    # There is room for the highest rank.
+    assert [engine.settings["max_lora_rank"] for engine in vllm.LLM.started] == [16]
+
+
+def test_a_matrix_of_the_output_layer_is_refused() -> None:
+    """Where vLLM reads log-probabilities of a prompt, it would apply it to one token per request."""
+    layers = ["model.layers.0.self_attn.q_proj", "model.embed_tokens"]
+    assert unapplied_layers(layers) is None
+    assert unapplied_layers([*layers, "lm_head"]) == "matrices for the output layer lm_head"
+
+
+@pytest.mark.types("vLLM cannot load the adapter in «»: «»; set use: hf for this model")
+def test_an_adapter_that_vllm_rejects_is_named_and_the_engine_goes_on(
+    opened: Open, hf: Any, plugins: Any, tmp_path: Path, vllm: Any
+) -> None:
+    ref = make_adapter(plugins.models["tiny"], tmp_path / "odd", 4, target_modules=["down_proj"])
+    model = opened(adapter_rank=8)
+    (plain,) = model.generate(REQUESTS[:1])
+    with (
+        pytest.raises(ModelError, match=r"vLLM cannot load the adapter in .*odd: Call to add_lora method failed: .*down_proj.*; set use: hf"),
+        model.adapted(ref) as adapted,
+    ):  # fmt: skip
+        adapted.generate(REQUESTS)
+    assert model.generate(REQUESTS[:1]) == [plain]
+    assert len(vllm.LLM.started) == 1
+    with hf.adapted(ref) as other:
+        assert other.generate(REQUESTS)[0].failure is None
 
 
 def test_pickled_adapters_are_never_loaded(

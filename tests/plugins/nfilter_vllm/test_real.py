@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nfilter import Message, Request, Sample, Sampling, Site
+from nfilter_vllm.adapters import RANKS, SUPPORT
 from nfilter_vllm.backend import VLLMBackend
-from nfilter_vllm.config import RANKS
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vllm")
 PROMPTS = ["sot 218", "mel 4 7", "lun 31", "what is a heron?"]
@@ -24,6 +24,7 @@ def test_vllm_has_what_the_backend_calls() -> None:
     from vllm import LLM, SamplingParams
     from vllm.config.lora import MaxLoRARanks
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.lora.peft_helper import PEFTHelper
     from vllm.lora.request import LoRARequest
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine.llm_engine import LLMEngine
@@ -42,11 +43,22 @@ def test_vllm_has_what_the_backend_calls() -> None:
     assert list(enqueue)[1:4] == ["prompts", "sampling_params", "lora_request"]
     assert "use_tqdm" in enqueue
     assert list(inspect.signature(LLMEngine.abort_request).parameters)[1:] == ["request_ids", "internal"]  # fmt: skip
+    assert list(inspect.signature(LLMEngine.add_lora).parameters)[1:] == ["lora_request"]
     assert callable(LLMEngine.step)
     assert callable(LLMEngine.has_unfinished_requests)
     LoRARequest("name", 1, "path")
     StructuredOutputsParams(json={"type": "object"})
     assert MaxLoRARanks.__args__ == RANKS
+    applied = PEFTHelper(
+        r=4,
+        lora_alpha=8,
+        target_modules=["q"],
+        use_rslora=True,
+        rank_pattern={"q": 16},
+        alpha_pattern={"q": 12},
+    )
+    assert applied.get_rank_and_scaling("layers.0.q") == (16, 3.0)
+    assert SUPPORT.applied == {"use_rslora", "rank_pattern", "alpha_pattern"}
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ PROMPT_KEYS = frozenset({
     "multi_modal_data", "media_io_kwargs", "mm_processor_kwargs", "multi_modal_uuids", "cache_salt", "prompt_token_ids", "prompt",
     "token_type_ids", "prompt_token_offsets",
 })  # fmt: skip
+LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"}
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -83,6 +84,16 @@ class LLMEngine:
     llm: LLM
     engine_core: _Core = field(default_factory=_Core)
     waiting: dict[str, _Waiting] = field(default_factory=dict)
+    loaded: list[int] = field(default_factory=list)
+
+    def add_lora(self, lora_request: Any) -> bool:
+        """Load an adapter. An error of the engine's process has this form, and the engine goes on."""
+        try:
+            self.llm.load(lora_request)
+        except ValueError as error:
+            raise Exception(f"Call to add_lora method failed: {error}") from None  # noqa: TRY002
+        self.loaded.append(lora_request.lora_int_id)
+        return True
 
     def has_unfinished_requests(self) -> bool:
         return bool(self.waiting)
@@ -232,17 +243,26 @@ class LLM:
     def _module(self, adapter: Any) -> Any:
         if adapter is None:
             return self.module
-        if adapter.lora_int_id not in self.adapted:
-            from peft import PeftModel
-            from transformers import AutoModelForCausalLM
-
-            rank = json.loads((Path(adapter.lora_path) / "adapter_config.json").read_text())["r"]
-            if rank > self.settings["max_lora_rank"]:
-                raise ValueError(
-                    f"LoRA rank {rank} is greater than max_lora_rank {self.settings['max_lora_rank']}."
-                )
-            fresh = AutoModelForCausalLM.from_pretrained(self.base, dtype="float32")
-            self.adapted[adapter.lora_int_id] = PeftModel.from_pretrained(
-                fresh, adapter.lora_path
-            ).eval()
+        # One that was not loaded before is loaded in the middle of a batch, where an error ends vLLM's engine.
+        assert adapter.lora_int_id in self.adapted
         return self.adapted[adapter.lora_int_id]
+
+    def load(self, adapter: Any) -> None:
+        """Load an adapter with vLLM's checks of its rank and of the names of its layers."""
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        config = json.loads((Path(adapter.lora_path) / "adapter_config.json").read_text())
+        rank = max([config["r"], *config["rank_pattern"].values()])
+        if rank > self.settings["max_lora_rank"]:
+            raise ValueError(
+                f"LoRA rank {rank} is greater than max_lora_rank {self.settings['max_lora_rank']}."
+            )
+        if odd := set(config["target_modules"]) - LAYERS:
+            raise ValueError(
+                f"While loading {adapter.lora_path}, expected target modules in {LAYERS} but received {odd}."
+            )
+        fresh = AutoModelForCausalLM.from_pretrained(self.base, dtype="float32")
+        self.adapted[adapter.lora_int_id] = PeftModel.from_pretrained(
+            fresh, adapter.lora_path
+        ).eval()

@@ -84,8 +84,15 @@ class PromptTokens:
 class EncodesRequests(Protocol):
     """A backend that encodes requests and decodes answers without loading weights.
 
-    A backend around an inference engine that takes token ids is built on one: ``site.backends["hf"]``.
+    A backend around an inference engine that takes token ids is built on one, whose name it gives (``EngineKind.reader``).
     """
+
+    @classmethod
+    def text_config(
+        cls, *, model: str, revision: str | None, max_length: int | None, chat_template: str
+    ) -> Any:
+        """Return the config of an instance that is used without weights."""
+        ...
 
     def checkpoint(self) -> Checkpoint:
         """Return the model's place on this machine; a model of the hub is downloaded.

@@ -119,6 +119,16 @@ class HFBackend:
         """Yield why this model cannot be given tools, as far as its files tell before it is loaded."""
         return list(tool_problems(config, site))
 
+    @classmethod
+    def text_config(
+        cls, *, model: str, revision: str | None, max_length: int | None, chat_template: str
+    ) -> HFConfig:
+        """Return the config of an instance that is used without weights: device and dtype have no effect."""
+        values = {"model": model, "revision": revision, "max_length": max_length}
+        return HFConfig.model_validate(
+            {**values, "chat_template": chat_template, "device": "cpu", "dtype": "float32"}
+        )
+
     def __init__(self, config: HFConfig, site: Site) -> None:
         self._config = config
         self._site = site

@@ -7,39 +7,32 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Final
 
 from nfilter import (
+    ENGINE_ABILITIES,
     Abilities,
     AdaptedEngineModel,
-    Adapts,
     Checkpoint,
     Completion,
-    Encodes,
     EngineAdapter,
+    EngineKind,
     EngineModel,
     FloatArray,
-    Generates,
     IntArray,
     ModelRef,
-    OpenStreams,
     Request,
     Sample,
-    Scores,
     Site,
-    Streams,
     TokenizerDigest,
-    Tokenizes,
     TokenSample,
     engine_problems,
+    engine_tool_problems,
     installed_version,
-    reader_class,
-    reader_config,
 )
 from nfilter_sglang.adapters import SUPPORT
 from nfilter_sglang.config import SGLangConfig
 from nfilter_sglang.engine import Engine
 from nfilter_sglang.process import ProcessChannel
 
-LEAST: Final = (0, 5, 23)
-"""The oldest version of SGLang whose interface is known to fit."""
+KIND: Final = EngineKind("sglang", "SGLang", least=(0, 5, 23), reader="hf", adapters=SUPPORT)
 
 Numbered = Iterator[tuple[int, Completion] | None]
 
@@ -54,12 +47,11 @@ class SGLangBackend:
 
     @classmethod
     def abilities(cls, config: SGLangConfig) -> Abilities:
-        able = {Generates, Streams, OpenStreams, Scores, Encodes, Tokenizes, Adapts}
-        return Abilities(frozenset(able), logprobs=True)
+        return ENGINE_ABILITIES
 
     @classmethod
     def problems(cls, config: SGLangConfig, site: Site) -> Iterable[str]:
-        return list(engine_problems(config, site, "sglang", "SGLang", LEAST))
+        return list(engine_problems(KIND, config, site))
 
     @classmethod
     def facts(cls, config: SGLangConfig, site: Site) -> Iterable[str]:
@@ -72,12 +64,11 @@ class SGLangBackend:
     @classmethod
     def tool_problems(cls, config: SGLangConfig, site: Site) -> Iterable[str]:
         """Yield why this model cannot be given tools, as far as its files tell before it is loaded."""
-        reader = reader_class(site, cls.name)
-        return list(reader.tool_problems(reader_config(reader, config), site))
+        return engine_tool_problems(KIND, config, site)
 
     def __init__(self, config: SGLangConfig, site: Site) -> None:
         self._config = config
-        self._model = EngineModel(self.name, "SGLang", config, site, self._start, SUPPORT)
+        self._model = EngineModel(KIND, config, site, self._start)
 
     @property
     def built_on(self) -> tuple[Any, ...]:

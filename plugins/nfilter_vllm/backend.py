@@ -7,38 +7,31 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Final
 
 from nfilter import (
+    ENGINE_ABILITIES,
     Abilities,
     AdaptedEngineModel,
-    Adapts,
     Checkpoint,
     Completion,
-    Encodes,
     EngineAdapter,
+    EngineKind,
     EngineModel,
     FloatArray,
-    Generates,
     IntArray,
     ModelRef,
-    OpenStreams,
     Request,
     Sample,
-    Scores,
     Site,
-    Streams,
     TokenizerDigest,
-    Tokenizes,
     TokenSample,
     engine_problems,
+    engine_tool_problems,
     installed_version,
-    reader_class,
-    reader_config,
 )
 from nfilter_vllm.adapters import SUPPORT, admitted_rank
 from nfilter_vllm.config import VLLMConfig
 from nfilter_vllm.engine import Engine
 
-LEAST: Final = (0, 33)
-"""The oldest version of vLLM whose interface is known to fit."""
+KIND: Final = EngineKind("vllm", "vLLM", least=(0, 33), reader="hf", adapters=SUPPORT)
 
 Numbered = Iterator[tuple[int, Completion] | None]
 
@@ -53,12 +46,11 @@ class VLLMBackend:
 
     @classmethod
     def abilities(cls, config: VLLMConfig) -> Abilities:
-        able = {Generates, Streams, OpenStreams, Scores, Encodes, Tokenizes, Adapts}
-        return Abilities(frozenset(able), logprobs=True)
+        return ENGINE_ABILITIES
 
     @classmethod
     def problems(cls, config: VLLMConfig, site: Site) -> Iterable[str]:
-        return list(engine_problems(config, site, "vllm", "vLLM", LEAST))
+        return list(engine_problems(KIND, config, site))
 
     @classmethod
     def facts(cls, config: VLLMConfig, site: Site) -> Iterable[str]:
@@ -70,12 +62,11 @@ class VLLMBackend:
     @classmethod
     def tool_problems(cls, config: VLLMConfig, site: Site) -> Iterable[str]:
         """Yield why this model cannot be given tools, as far as its files tell before it is loaded."""
-        reader = reader_class(site, cls.name)
-        return list(reader.tool_problems(reader_config(reader, config), site))
+        return engine_tool_problems(KIND, config, site)
 
     def __init__(self, config: VLLMConfig, site: Site) -> None:
         self._config = config
-        self._model = EngineModel(self.name, "vLLM", config, site, self._start, SUPPORT)
+        self._model = EngineModel(KIND, config, site, self._start)
 
     @property
     def built_on(self) -> tuple[Any, ...]:

@@ -57,8 +57,8 @@ class AdapterSupport:
     unapplied_layers: Callable[[Collection[str]], str | None] = lambda _: None
 
 
-def usable_adapter(ref: ModelRef, label: str, support: AdapterSupport) -> EngineAdapter:
-    """Return the adapter of a reference. ``label`` names the engine in messages.
+def usable_adapter(ref: ModelRef, label: str, support: AdapterSupport, other: str) -> EngineAdapter:
+    """Return the adapter of a reference. In messages, ``label`` names the engine, and ``other`` a backend that applies any adapter.
 
     Raises:
         ModelError: if it is no LoRA, its files are damaged, or the engine does not apply it as PEFT does.
@@ -71,11 +71,11 @@ def usable_adapter(ref: ModelRef, label: str, support: AdapterSupport) -> Engine
     unapplied = _unapplied(config, adapter_tensors(folder), support)
     if unapplied is not None:
         raise ModelError(
-            f"{label} does not apply the adapter in {folder}: it has {unapplied}; set use: hf for this model"
+            f"{label} does not apply the adapter in {folder}: it has {unapplied}; set use: {other} for this model"
         )
     if support.highest_rank is not None and rank > support.highest_rank:
         raise ModelError(
-            f"the adapter in {folder} has rank {rank}, and {label} applies ranks up to {support.highest_rank}; set use: hf for this model"
+            f"the adapter in {folder} has rank {rank}, and {label} applies ranks up to {support.highest_rank}; set use: {other} for this model"
         )
     return EngineAdapter(ref.digest, folder.resolve(), rank)
 

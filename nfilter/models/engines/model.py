@@ -7,18 +7,35 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from nfilter.api.calls import Completion, ModelRef, Request
-from nfilter.api.capabilities import Checkpoint, TokenizerDigest
+from nfilter.api.capabilities import (
+    Abilities,
+    Adapts,
+    Checkpoint,
+    Encodes,
+    Generates,
+    OpenStreams,
+    Scores,
+    Streams,
+    TokenizerDigest,
+    Tokenizes,
+)
 from nfilter.api.errors import ModelError
 from nfilter.api.stages import Site
 from nfilter.api.types import FloatArray, IntArray, Sample, TokenSample
-from nfilter.models.engines.adapters import AdapterSupport, usable_adapter
+from nfilter.models.engines.adapters import usable_adapter
 from nfilter.models.engines.answers import answers
 from nfilter.models.engines.interface import EngineAdapter, InferenceEngine
+from nfilter.models.engines.kind import EngineKind
 from nfilter.models.engines.reader import reader_class, reader_config
 from nfilter.models.engines.scores import score
+
+ENGINE_ABILITIES: Final = Abilities(
+    frozenset({Generates, Streams, OpenStreams, Scores, Encodes, Tokenizes, Adapts}), logprobs=True
+)
+"""What a model behind an engine can do."""
 
 Numbered = Iterator[tuple[int, Completion] | None]
 Start = Callable[[Checkpoint, Sequence[EngineAdapter]], InferenceEngine]
@@ -27,37 +44,25 @@ Start = Callable[[Checkpoint, Sequence[EngineAdapter]], InferenceEngine]
 class EngineModel:
     """A model that an inference engine runs on token ids. The engine starts at the first call.
 
-    What renders prompts, encodes samples and reads answers is an instance of the backend ``hf`` that never loads weights, so
-    that both send the same tokens and read the same text.
+    What renders prompts, encodes samples and reads answers is an instance of another backend (``kind.reader``) that never loads
+    weights, so that both send the same tokens and read the same text.
 
     Args:
-        name: The name of the backend.
-        label: The engine's name in messages.
-        config: With ``model``, ``revision``, ``max_length`` and ``chat_template`` as the backend ``hf`` has them, and ``dtype``.
+        kind: The engine.
+        config: With ``model``, ``revision``, ``dtype``, ``max_length`` and ``chat_template``.
         site: The environment of the backend.
         start: Starts the engine with a checkpoint and room for the adapters that were used so far.
-        support: What the engine applies of adapters; one with more is refused.
 
     Raises:
-        ModelError: if the backend ``hf`` is not there.
+        ModelError: if that backend is not there.
     """
 
-    def __init__(
-        self,
-        name: str,
-        label: str,
-        config: Any,
-        site: Site,
-        start: Start,
-        support: AdapterSupport,
-    ) -> None:
-        reader = reader_class(site, name)
+    def __init__(self, kind: EngineKind, config: Any, site: Site, start: Start) -> None:
+        reader = reader_class(site, kind)
         self.reader: Any = reader(reader_config(reader, config), site)
-        self._name = name
+        self._kind = kind
         self._dtype: str = config.dtype
-        self._label = label
         self._start = start
-        self._support = support
         self._interrupt = site.interrupt
         self._engine: InferenceEngine | None = None
         self._adapters: dict[str, EngineAdapter] = {}
@@ -65,7 +70,7 @@ class EngineModel:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of weights, tokenizer, template and settings that change answers."""
-        values = [self._name, self.reader.fingerprint(), self._dtype]
+        values = [self._kind.name, self.reader.fingerprint(), self._dtype]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def generate(
@@ -84,7 +89,7 @@ class EngineModel:
         with self._lock:
             engine, digest = self._ready(adapter)
             yield from answers(
-                self._label,
+                self._kind.label,
                 engine,
                 self.reader,
                 first,
@@ -100,7 +105,7 @@ class EngineModel:
         with self._lock:
             engine, digest = self._ready(adapter)
             context = self.reader.checkpoint().context
-            return score(self._label, engine, samples, context, digest)
+            return score(self._kind.label, engine, samples, context, digest)
 
     @contextmanager
     def adapted(self, ref: ModelRef) -> Iterator[AdaptedEngineModel]:
@@ -114,7 +119,7 @@ class EngineModel:
     def encode(
         self, samples: Sequence[Sample], *, max_length: int, turns: str
     ) -> list[TokenSample]:
-        """Encode samples with the model's template, as ``hf`` does."""
+        """Encode samples with the model's template, as the reader does."""
         encoded: list[TokenSample] = self.reader.encode(samples, max_length=max_length, turns=turns)
         return encoded
 
@@ -148,9 +153,9 @@ class EngineModel:
         place = self.reader.checkpoint()
         if place.path.is_file():
             raise ModelError(
-                f"{place.path} is one file, and {self._name} takes a folder with safetensors weights: set use: hf for this model"
+                f"{place.path} is one file, and {self._kind.name} takes a folder with safetensors weights: set use: {self._kind.reader} for this model"
             )
-        adapter = None if ref is None else usable_adapter(ref, self._label, self._support)
+        adapter = None if ref is None else self._usable(ref)
         if adapter is not None:
             self._adapters.setdefault(adapter.digest, adapter)
             if self._engine is not None and not self._engine.load(adapter):
@@ -160,9 +165,13 @@ class EngineModel:
             self._engine = self._start(place, tuple(self._adapters.values()))
             if adapter is not None and not self._engine.load(adapter):
                 raise ModelError(
-                    f"{self._label} has no room for the adapter in {adapter.folder}; set use: hf for this model"
+                    f"{self._kind.label} has no room for the adapter in {adapter.folder}; set use: {self._kind.reader} for this model"
                 )
         return self._engine, adapter.digest if adapter is not None else None
+
+    def _usable(self, ref: ModelRef) -> EngineAdapter:
+        kind = self._kind
+        return usable_adapter(ref, kind.label, kind.adapters, kind.reader)
 
 
 class AdaptedEngineModel:

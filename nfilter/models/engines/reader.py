@@ -13,6 +13,7 @@ from typing import Any
 from nfilter.api.capabilities import EncodesRequests
 from nfilter.api.errors import ModelError, missing_package
 from nfilter.api.stages import Site
+from nfilter.models.engines.kind import EngineKind
 
 
 def installed_version(package: str) -> str | None:
@@ -22,73 +23,68 @@ def installed_version(package: str) -> str | None:
     return None
 
 
-def reader_class(site: Site, name: str) -> Any:
-    """Return the class of the backend ``hf``, which encodes requests and decodes answers for the backend ``name``.
+def reader_class(site: Site, kind: EngineKind) -> Any:
+    """Return the class of the backend that encodes requests and decodes answers for an engine.
 
     Raises:
         ModelError: if its plugin is not there.
     """
-    found: Any = site.backends.get("hf")
+    found: Any = site.backends.get(kind.reader)
     if found is None or not isinstance(found, EncodesRequests):
         raise ModelError(
-            f"{name} renders prompts with the backend hf, whose plugin is not loaded: unset NFILTER_BLOCK_PLUGINS"
+            f"{kind.name} renders prompts with the backend {kind.reader}, whose plugin is not loaded: unset NFILTER_BLOCK_PLUGINS"
         )
     return found
 
 
 def reader_config(reader: Any, config: Any) -> Any:
-    """Return the config of the reader; device and dtype are not used, because it loads no weights."""
-    return reader.Config(
+    """Return the config of the reader of a model with the config ``config``."""
+    return reader.text_config(
         model=config.model,
         revision=config.revision,
         max_length=config.max_length,
         chat_template=config.chat_template,
-        device="cpu",
-        dtype="float32",
     )
 
 
-def engine_problems(
-    config: Any, site: Site, name: str, label: str, least: tuple[int, ...]
-) -> Iterator[str]:
+def engine_problems(kind: EngineKind, config: Any, site: Site) -> Iterator[str]:
     """Yield every fault of an engine's config that is detectable before it starts, each with its remedy.
 
-    Args:
-        config: With ``model``, ``revision``, ``max_length`` and ``chat_template`` as the backend ``hf`` has them.
-        site: The environment of the backend.
-        name: The name of the backend, of its package on the index and of nfilter's extra.
-        label: The engine's name in messages.
-        least: The oldest version whose interface is known to fit.
+    ``config`` has ``model``, ``revision``, ``max_length`` and ``chat_template``.
     """
     if sys.platform != "linux":
-        yield f"{name} runs on Linux only: set use: hf for this model"
-    elif find_spec(name) is None:
-        yield f"{name} {missing_package(name, f'nfilter[{name}]')}"
+        yield f"{kind.name} runs on Linux only: set use: {kind.reader} for this model"
+    elif find_spec(kind.name) is None:
+        yield f"{kind.name} {missing_package(kind.name, f'nfilter[{kind.name}]')}"
     else:
-        yield from _version_problems(name, label, installed_version(name) or "", least)
+        yield from _version_problems(kind, installed_version(kind.name) or "")
     try:
-        reader = reader_class(site, name)
+        reader = reader_class(site, kind)
     except ModelError as error:
         yield str(error)
         return
     yield from reader.problems(reader_config(reader, config), site)
     if _is_one_file(config, site):
         yield (
-            f"model {config.model!r} is one file (GGUF), and {name} takes a folder or a hub id with safetensors weights: "
-            "set use: hf for this model"
+            f"model {config.model!r} is one file (GGUF), and {kind.name} takes a folder or a hub id with safetensors weights: "
+            f"set use: {kind.reader} for this model"
         )
 
 
-def _version_problems(
-    name: str, label: str, installed: str, least: tuple[int, ...]
-) -> Iterator[str]:
+def engine_tool_problems(kind: EngineKind, config: Any, site: Site) -> list[str]:
+    """Return why a model cannot be given tools, as far as its files tell before it is loaded."""
+    reader = reader_class(site, kind)
+    return list(reader.tool_problems(reader_config(reader, config), site))
+
+
+def _version_problems(kind: EngineKind, installed: str) -> Iterator[str]:
     numbers = re.match(r"\d+(?:\.\d+)*", installed)
     # A version that is not of this form is a development version.
-    if numbers is not None and tuple(map(int, numbers[0].split("."))) < least:
-        wanted = ".".join(map(str, least))
+    if numbers is not None and tuple(map(int, numbers[0].split("."))) < kind.least:
+        wanted = ".".join(map(str, kind.least))
         yield (
-            f"{name} needs version {wanted} or newer of {label}, and {installed} is installed: "
-            f"pip install --upgrade '{name}>={wanted}'"
+            f"{kind.name} needs version {wanted} or newer of {kind.label}, and {installed} is installed: "
+            f"pip install --upgrade '{kind.name}>={wanted}'"
         )
 
 

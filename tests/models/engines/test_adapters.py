@@ -34,7 +34,7 @@ def written(folder: Path, tensors: Sequence[str] = MATRICES, **config: Any) -> M
 def test_a_plain_adapter_is_used_with_its_rank(tmp_path: Path) -> None:
     embedded = ["base_model.model.model.embed_tokens.lora_embedding_A", "base_model.model.model.embed_tokens.lora_embedding_B"]  # fmt: skip
     for init in (False, "gaussian", "EVA", "orthogonal"):
-        adapter = usable_adapter(written(tmp_path, [*MATRICES, *embedded], init_lora_weights=init), "E", PLAIN)  # fmt: skip
+        adapter = usable_adapter(written(tmp_path, [*MATRICES, *embedded], init_lora_weights=init), "E", PLAIN, "other")  # fmt: skip
         assert (adapter.rank, adapter.folder, adapter.digest) == (8, tmp_path.resolve(), "1" * 64)
 
 
@@ -58,19 +58,19 @@ BEYOND = [
 ]  # fmt: skip
 
 
-@pytest.mark.types("does not apply the adapter in «»: it has «»; set use: hf for this model")
+@pytest.mark.types("does not apply the adapter in «»: it has «»; set use: «» for this model")
 @pytest.mark.parametrize(("key", "value", "words"), BEYOND)
 def test_what_is_beyond_two_matrices_is_refused_unless_the_engine_applies_it(
     tmp_path: Path, key: str, value: Any, words: str
 ) -> None:
     ref = written(tmp_path, **{key: value})
     with pytest.raises(ModelError) as caught:
-        usable_adapter(ref, "E", PLAIN)
+        usable_adapter(ref, "E", PLAIN, "other")
     assert str(caught.value) == (
-        f"E does not apply the adapter in {tmp_path}: it has {words}; set use: hf for this model"
+        f"E does not apply the adapter in {tmp_path}: it has {words}; set use: other for this model"
     )
     if key not in ("bias", "init_lora_weights"):
-        usable_adapter(ref, "E", AdapterSupport(applied=frozenset({key})))
+        usable_adapter(ref, "E", AdapterSupport(applied=frozenset({key})), "other")
 
 
 @pytest.mark.parametrize(
@@ -84,18 +84,20 @@ def test_what_is_beyond_two_matrices_is_refused_unless_the_engine_applies_it(
     ],
 )
 def test_a_tensor_that_is_no_matrix_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ModelError, match=f"it has the tensor {name}; set use: hf"):
-        usable_adapter(written(tmp_path, [*MATRICES, name]), "E", PLAIN)
+    with pytest.raises(ModelError, match=f"it has the tensor {name}; set use: other"):
+        usable_adapter(written(tmp_path, [*MATRICES, name]), "E", PLAIN, "other")
 
 
-@pytest.mark.types("applies ranks up to «»; set use: hf for this model")
+@pytest.mark.types("applies ranks up to «»; set use: «» for this model")
 def test_the_highest_rank_of_a_layer_counts(tmp_path: Path) -> None:
     patterns = frozenset({"rank_pattern"})
     ref = written(tmp_path, rank_pattern={"q_proj": 64, "k_proj": 2})
-    assert usable_adapter(ref, "E", AdapterSupport(patterns)).rank == 64
-    assert usable_adapter(ref, "E", AdapterSupport(patterns, highest_rank=64)).rank == 64
-    with pytest.raises(ModelError, match="has rank 64, and E applies ranks up to 63; set use: hf"):
-        usable_adapter(ref, "E", AdapterSupport(patterns, highest_rank=63))
+    assert usable_adapter(ref, "E", AdapterSupport(patterns), "other").rank == 64
+    assert usable_adapter(ref, "E", AdapterSupport(patterns, highest_rank=64), "other").rank == 64
+    with pytest.raises(
+        ModelError, match="has rank 64, and E applies ranks up to 63; set use: other"
+    ):
+        usable_adapter(ref, "E", AdapterSupport(patterns, highest_rank=63), "other")
 
 
 def test_an_engine_is_asked_about_the_layers(tmp_path: Path) -> None:
@@ -105,23 +107,21 @@ def test_an_engine_is_asked_about_the_layers(tmp_path: Path) -> None:
         asked.append(sorted(layers))
         return "an odd layer"
 
-    with pytest.raises(ModelError, match="it has an odd layer; set use: hf"):
-        usable_adapter(written(tmp_path), "E", AdapterSupport(unapplied_layers=unapplied))
+    with pytest.raises(ModelError, match="it has an odd layer; set use: other"):
+        usable_adapter(written(tmp_path), "E", AdapterSupport(unapplied_layers=unapplied), "other")
     assert asked == [["model.layers.0.self_attn.q_proj"]]
 
 
-@pytest.mark.types("is not a LoRA; give one that a run has trained")
 @pytest.mark.parametrize("config", [{"peft_type": "IA3"}, {"r": 0}, {"r": None}])
 def test_what_is_no_lora_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="is not a LoRA; give one that a run has trained"):
-        usable_adapter(written(tmp_path, **config), "E", PLAIN)
+        usable_adapter(written(tmp_path, **config), "E", PLAIN, "other")
 
 
 def length(size: int) -> bytes:
     return size.to_bytes(8, "little")
 
 
-@pytest.mark.types("is damaged: «»; give the folder that training wrote")
 @pytest.mark.parametrize(
     "content", [b"", b"abc", length(99) + b"{}", length(2) + b"[]"[:1], length(2) + b"{a", length(2) + b"17", length(2**60) + b"{}", length(4) + b"[17]"]
 )  # fmt: skip
@@ -129,5 +129,5 @@ def test_damaged_weights_are_named(tmp_path: Path, content: bytes) -> None:
     ref = written(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=r"is damaged: .*; give the folder that training wrote"):
-        usable_adapter(ref, "E", PLAIN)
-    usable_adapter(written(tmp_path), "E", PLAIN)
+        usable_adapter(ref, "E", PLAIN, "other")
+    usable_adapter(written(tmp_path), "E", PLAIN, "other")

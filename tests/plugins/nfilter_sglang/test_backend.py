@@ -334,25 +334,13 @@ def test_a_recipe_without_faults_has_none(sglang: Any, site: Site) -> None:
     assert any("is one file (GGUF)" in each for each in problems(site, model="m.gguf"))
 
 
-def test_missing_package_is_reported_with_pip_command(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nfilter.models.engines.reader.find_spec", lambda _: None)
-    assert problems(site) == [
-        "sglang needs the package sglang, which is not installed: pip install 'nfilter[sglang]'"
-    ]
-
-
 def test_an_old_version_is_named(sglang: Any, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    for installed, count in (("0.5.9", 1), ("0.5.23", 0), ("0.5.23.post1", 0), ("0.6.0rc1", 0), ("dev", 0)):  # fmt: skip
-        monkeypatch.setattr(
-            "nfilter.models.engines.reader.version", lambda _, found=installed: found
-        )
-        assert len(problems(site)) == count
     monkeypatch.setattr("nfilter.models.engines.reader.version", lambda _: "0.5.9")
     assert problems(site) == [
         "sglang needs version 0.5.23 or newer of SGLang, and 0.5.9 is installed: pip install --upgrade 'sglang>=0.5.23'"
     ]
+    monkeypatch.setattr("nfilter.models.engines.reader.version", lambda _: "0.5.23")
+    assert problems(site) == []
 
 
 def test_tools_are_reported_as_for_hf(sglang: Any, site: Site, hf: Any) -> None:

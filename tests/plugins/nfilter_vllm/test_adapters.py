@@ -94,17 +94,6 @@ def test_the_engine_starts_again_for_an_adapter_that_it_has_no_room_for(
     assert stopped == [True, True, False]
 
 
-@pytest.mark.types("use it inside 'with model.adapted(ref) as adapted:'")
-def test_an_adapter_cannot_be_used_after_its_scope(
-    opened: Open, refs: tuple[ModelRef, ModelRef]
-) -> None:
-    model = opened()
-    with model.adapted(refs[0]) as adapted:
-        pass
-    with pytest.raises(ModelError, match="is no longer attached: use it inside 'with"):
-        adapted.generate(REQUESTS)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,16 +1,17 @@
-"""Several servers with the same model: each call goes to the one with the fewest calls running; one that fails is left alone for a while."""
+"""Several servers with the same model: each call goes to the one that is expected to answer it first; one that fails is left alone for a while."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
 from nfilter import Completion, ModelError, Request
 from nfilter_litellm.failures import CallError
+from nfilter_litellm.pace import Pace, Paces
 
 _FAILURES: Final = (
     3  # in a row, after which a server is left alone; one is enough if nothing was sent
@@ -43,8 +44,7 @@ class _Replica:
 
     address: str
     server: Server
-    running: int = 0
-    used: int = 0
+    pace: Pace = field(default_factory=Pace)
     failures: int = 0
     pauses: int = 0
     rejected_alone: int = 0
@@ -53,7 +53,7 @@ class _Replica:
 
     @property
     def ready(self) -> bool:
-        return self.opens is None and not (self.trial and self.running)
+        return self.opens is None and not (self.trial and self.pace.running)
 
     def answered(self) -> None:
         self.failures = self.pauses = 0
@@ -79,11 +79,6 @@ class _Replica:
         self.opens = max(self.opens or 0.0, now + (seconds or 0.0))
 
 
-def _load(replica: _Replica) -> tuple[int, int]:
-    """Return the order in which servers are chosen: the fewest calls running, then the longest without a call."""
-    return replica.running, replica.used
-
-
 def _wrong_server(detail: str) -> str:
     return (
         f"one of several servers fails: {detail}; correct its address or its key, or remove it from api_base and replicas, and "
@@ -94,6 +89,7 @@ def _wrong_server(detail: str) -> str:
 class ReplicaTransport:
     """Transport over several servers. For one event loop.
 
+    A call goes to the server that is expected to answer it first, by its calls running and its recent time per answer (``Paces``).
     A server that cannot be reached, that fails three times in a row, or that asks to wait, gets no calls for 1 s, then 2 s, up to
     60 s. After the pause it is asked whether it answers (``Server.answers``), and then gets one call: if that fails, the next pause
     begins, and if it is answered, the server gets calls as before. If all servers pause, calls
@@ -105,10 +101,10 @@ class ReplicaTransport:
         """``servers`` are pairs of an address, for messages, and its transport."""
         self._replicas = [_Replica(address, server) for address, server in servers]
         self._checks: dict[int, asyncio.Task[None]] = {}
-        self._calls = 0
+        self._paces = Paces()
 
     async def call(self, request: Request) -> Completion:
-        """Make one attempt at the least loaded server.
+        """Make one attempt at the server that is expected to answer first.
 
         Raises:
             CallError: with the address of the server.
@@ -123,7 +119,7 @@ class ReplicaTransport:
                 raise
             rejection = error
         # A rejected prompt is rejected by every server; what another one takes is a fault of the first.
-        answer = await self._call(min(others, key=_load), request)
+        answer = await self._call(self._least_loaded(others), request)
         first.rejected_alone += 1
         if first.rejected_alone >= _FAILURES:
             raise ModelError(_wrong_server(rejection.detail))
@@ -132,12 +128,13 @@ class ReplicaTransport:
     async def _call(self, replica: _Replica, request: Request) -> Completion:
         """Make one attempt at one server."""
         clock = asyncio.get_running_loop().time
-        self._calls += 1
-        replica.used = self._calls
-        replica.running += 1
+        started = clock()
+        answered = slow = False
+        self._paces.start(replica.pace, started)
         try:
             answer = await replica.server.call(request)
         except CallError as error:
+            slow = error.kind == "timeout"
             asked_to_wait = error.retry_after is not None and error.effect != "none"
             if error.effect == "limited" or asked_to_wait:
                 replica.pause(clock(), error.retry_after)
@@ -148,17 +145,21 @@ class ReplicaTransport:
                 # Also a reply that is no completion: a server that sends such at once is the least loaded one.
                 replica.failed(clock(), reached=error.may_be_billed)
             else:
+                answered = True
                 replica.answered()
             error.detail = f"{error.detail} (at {replica.address})"
             if error.shared and not error.maybe_prompt:
                 # The other servers may answer, and the calls of this one would fail in silence.
                 raise ModelError(_wrong_server(error.detail)) from error
             raise
+        else:
+            answered = True
+            replica.answered()
+            replica.rejected_alone = 0
+            return answer
         finally:
-            replica.running -= 1
-        replica.answered()
-        replica.rejected_alone = 0
-        return answer
+            now = clock()
+            self._paces.end(replica.pace, now, now - started, answered=answered, slow=slow)
 
     async def close(self) -> None:
         """Close the transports of all servers."""
@@ -178,8 +179,14 @@ class ReplicaTransport:
                 check.add_done_callback(partial(self._end_check, number))
         ready = [replica for replica in self._replicas if replica.ready]
         if ready:
-            return min(ready, key=_load)
-        return min(self._replicas, key=lambda each: (each.opens or 0.0, *_load(each)))
+            return self._least_loaded(ready)
+        first = min(each.opens or 0.0 for each in self._replicas)
+        return self._least_loaded([each for each in self._replicas if (each.opens or 0.0) == first])
+
+    def _least_loaded(self, replicas: Sequence[_Replica]) -> _Replica:
+        now = asyncio.get_running_loop().time()
+        pace = self._paces.least_loaded([each.pace for each in replicas], now)
+        return next(each for each in replicas if each.pace is pace)
 
     def _end_check(self, number: int, _: asyncio.Task[None]) -> None:
         del self._checks[number]

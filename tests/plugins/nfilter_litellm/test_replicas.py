@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ from nfilter_litellm.backend import LiteLLMBackend
 from nfilter_litellm.breaker import Breaker
 from nfilter_litellm.config import LiteLLMConfig
 from nfilter_litellm.dispatcher import Dispatcher
-from nfilter_litellm.failures import CallError, broken, from_status, off_schema
+from nfilter_litellm.failures import CallError, broken, from_status, off_schema, timed_out
 from nfilter_litellm.feed import Feed
 from nfilter_litellm.limiter import Limiter
+from nfilter_litellm.pace import Pace
 from nfilter_litellm.replicas import ReplicaTransport
 from nfilter_litellm.retry import Retry
 from tests.model_server.faults import Phase, Script
@@ -76,22 +78,95 @@ async def ask(transport: ReplicaTransport) -> str:
         return error.detail
 
 
+async def ask_all(transport: ReplicaTransport, calls: int, slots: int) -> None:
+    """Make as many calls, ``slots`` at a time."""
+    waiting = asyncio.Semaphore(slots)
+
+    async def one() -> None:
+        async with waiting:
+            await transport.call(ASK)
+
+    await asyncio.gather(*(one() for _ in range(calls)))
+
+
 def test_a_call_goes_to_the_server_with_the_fewest_running(loop: VirtualLoop) -> None:
-    fast, slow = FakeServer(1.0), FakeServer(4.0)
+    one, other = FakeServer(1.0), FakeServer(1.0)
+    loop.run_until_complete(ask_all(pool(one, other), 100, slots=8))
+    assert one.most == other.most == 4
+    assert (one.calls, other.calls) == (50, 50)
 
-    async def work() -> None:
-        transport, waiting = pool(fast, slow), asyncio.Semaphore(8)
 
-        async def one() -> None:
-            async with waiting:
-                await transport.call(ASK)
+@pytest.mark.parametrize(
+    ("latencies", "slots", "seconds"),
+    [
+        # By the fewest running: 200 s, 240 s, 180 s and 961 s. All at the quick ones: 125 s, 125 s, 125 s and 500 s.
+        ((1.0, 4.0), 8, 150),
+        ((1.0, 20.0), 8, 150),
+        ((1.0, 1.0, 1.0, 20.0), 8, 140),
+        ((1.0, 1.0, 1.0, 20.0), 2, 550),
+        # Five places at each, of which four are needed: no server is slow.
+        ((1.0, 1.1, 0.9), 12, 90),
+    ],
+)
+def test_a_slow_server_holds_few_of_the_slots(
+    loop: VirtualLoop, latencies: tuple[float, ...], slots: int, seconds: float
+) -> None:
+    servers = [FakeServer(each) for each in latencies]
+    loop.run_until_complete(ask_all(pool(*servers), 1000, slots))
+    assert loop.time() < seconds
+    # No call is made at two servers.
+    assert sum(each.calls for each in servers) == 1000
+    assert min(each.calls for each in servers) > 0
 
-        await asyncio.gather(*(one() for _ in range(100)))
 
-    loop.run_until_complete(work())
-    assert fast.most == slow.most == 4
-    # Four at a time each: one is four times as fast.
-    assert (fast.calls, slow.calls) == (80, 20)
+def test_a_server_that_does_not_answer_gets_no_calls_after_its_first_ones(
+    loop: VirtualLoop,
+) -> None:
+    hung, good = FakeServer(), FakeServer(1.0)
+    hung.alive = False
+
+    async def call(request: Request) -> Completion:
+        hung.calls += 1
+        await asyncio.sleep(120)
+        raise timed_out(120)
+
+    hung.call = call  # type: ignore[method-assign]
+    answers = answered_by(loop, hung, good, calls=8000)
+    assert [each.failure for each in answers.values()] == [None] * 8000
+    # Those that began before anything was known, half of the slots; after their time each was made once more.
+    assert (hung.calls, good.calls) == (4, 8000)
+    # 1000 s of answers by 8 slots, and 120 s of four slots.
+    assert loop.time() == pytest.approx(1000 + 120 * 4 / 8, abs=5)
+
+
+def test_a_server_that_was_slow_gets_its_share_again(loop: VirtualLoop) -> None:
+    """As one that loads its model at its first calls."""
+    good, slow = FakeServer(1.0), FakeServer(20.0)
+
+    async def work() -> list[int]:
+        transport = pool(good, slow)
+        await ask_all(transport, 200, slots=8)
+        slow.latency = 1.0
+        shares = []
+        for _ in range(6):
+            before = slow.calls
+            await ask_all(transport, 80, slots=8)
+            shares.append(slow.calls - before)
+        return shares
+
+    shares = loop.run_until_complete(work())
+    assert shares[0] < 40
+    assert shares[-1] == 40
+
+
+def test_the_pace_of_a_server_has_running_calls_and_forgets_old_ones() -> None:
+    pace = Pace(running=2)
+    pace.advance(10.0, memory=1e9)
+    assert pace.seconds == pytest.approx(20.0, rel=1e-6)
+    pace.running, pace.answers = 0, 4.0
+    pace.advance(40.0, memory=30.0)
+    assert pace.seconds == pytest.approx(20.0 / math.e, rel=1e-6)
+    assert pace.answers == pytest.approx(4.0 / math.e, rel=1e-6)
 
 
 def test_idle_servers_take_turns(loop: VirtualLoop) -> None:
@@ -107,7 +182,7 @@ def test_idle_servers_take_turns(loop: VirtualLoop) -> None:
 
 
 def test_a_server_that_cannot_be_reached_is_left_alone_and_taken_back(loop: VirtualLoop) -> None:
-    dead, good = FakeServer(), FakeServer(0.1)
+    dead, good = FakeServer(0.1), FakeServer(0.1)
     dead.fault, dead.alive = lambda: broken("refused", may_be_billed=False), False
 
     async def work() -> list[str]:

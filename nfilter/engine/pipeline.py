@@ -17,7 +17,7 @@ from nfilter.api.types import Sample, TokenSample
 from nfilter.engine.arms import MARKER
 from nfilter.engine.lock import answer_prompts
 from nfilter.engine.plan_time import model_digest
-from nfilter.engine.samples import SampleKind
+from nfilter.engine.samples import SampleKind, unread_warning
 from nfilter.engine.stages import StageKind, StageRun, T, run_stage
 from nfilter.engine.state import RunState
 from nfilter.engine.tokens import TokenKind
@@ -90,6 +90,9 @@ def sample_stages(state: RunState, first: Artefact[Sample]) -> Artefact[Sample]:
             done,
             f"{done.kept} kept, {done.dropped} dropped so far, {done.changed} relabelled",
         )
+        contract = each.use.item.cls.contract(each.use.config)
+        if not done.reused and (warning := unread_warning(each.label, contract, after)) is not None:
+            state.log.warning(warning)
         before, fingerprint = after, state.fingerprints[each.label]
     return before
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nfilter.api.stages import Contract, Fits, State
@@ -13,6 +13,8 @@ from nfilter.engine.stages import Chunk, Fit, StageRun
 from nfilter.models.context import RunContext
 from nfilter.store.artefacts import Artefact
 
+_FEWEST = 10
+"""With fewer rows, a share says little of a model."""
 _COUNTED = {"relabel": "changed", "weigh": "weighed"}
 
 
@@ -83,13 +85,57 @@ class SampleKind:
             self._known[sample.id] = False
 
     def count(self, before: Sequence[Sample], after: Chunk[Sample]) -> dict[str, int]:
-        """Count the samples that are kept, dropped so far, relabelled and weighed."""
+        """Count the samples that are kept, dropped so far, relabelled and weighed, and the notes with and without a result of calls."""
         counts = Counter(kept=0, dropped=0, changed=0, weighed=0)
         counts.update("kept" if sample.dropped is None else "dropped" for sample in after.samples)
         counts.update(
             _COUNTED[row["action"]] for row in after.decisions if row["action"] in _COUNTED
         )
+        notes = (note for sample in after.samples for note in _with_result(sample, self._contract))
+        counts.update("read" if _unread(note) is None else "unread" for note in notes)
         return dict(counts)
+
+
+def _with_result(sample: Sample, contract: Contract) -> Iterator[Mapping[str, Any]]:
+    """Yield the notes of a stage that have the result of a call or of a cell, or the reason why there is none.
+
+    Those of weak views are not among them: such a view is reported as a whole.
+    """
+    for name in contract.writes:
+        note = sample.notes.get(name)
+        if not isinstance(note, Mapping) or note.get("weak"):
+            continue
+        if note.get("calls") or ("failure" in note and "answer" not in note):
+            yield note
+
+
+def _unread(note: Mapping[str, Any]) -> str | None:
+    """Return why a note has no result of its calls; None if it has one."""
+    failure = note.get("failure")
+    if isinstance(failure, str):
+        return failure
+    return "its replies have no answer" if "answer" in note and note["answer"] is None else None
+
+
+def unread_warning(label: str, contract: Contract, after: Artefact[Sample]) -> str | None:
+    """Return a warning if a stage has no result for most rows, with one as an example; else None."""
+    counts = after.summary()
+    none, some = int(counts.get("unread", 0)), int(counts.get("read", 0))
+    if none + some < _FEWEST or none <= some:
+        return None
+    sample, reason = next(
+        (sample, reason)
+        for sample in after.samples()
+        for note in _with_result(sample, contract)
+        if (reason := _unread(note)) is not None
+    )
+    models = sorted({calls.model for calls in contract.calls})
+    remedy = (
+        f"; read the replies with nfilter explain, and name a model that follows the instructions: models: {{{models[0]}: ...}}"
+        if models
+        else ""
+    )
+    return f"{label}: {none:,} of {none + some:,} rows have no result, such as row {sample.id!r}: {reason}{remedy}"
 
 
 def live(artefact: Artefact[Sample]) -> Iterator[Sample]:

@@ -64,16 +64,17 @@ class _Replica:
         self.opens = None
         self.trial = True
 
-    def failed(self, now: float, *, reached: bool) -> None:
+    def failed(self, now: float, *, reached: bool, held: float = 0.0) -> None:
+        """Record a failure. A call that was given up had held a slot for ``held`` seconds."""
         self.failures += 1
         if self.failures >= _FAILURES or self.trial or not reached:
-            self.pause(now)
+            self.pause(now, least=held)
 
-    def pause(self, now: float, seconds: float | None = None) -> None:
-        """Leave the server alone for ``seconds``, else for twice as long as in the last pause."""
+    def pause(self, now: float, seconds: float | None = None, least: float = 0.0) -> None:
+        """Leave the server alone for ``seconds``, else for twice as long as in the last pause, and for ``least`` seconds at least."""
         if self.opens is None or self.opens <= now:
             if seconds is None:
-                seconds = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self.pauses)
+                seconds = max(least, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self.pauses))
             self.pauses += 1
         # Calls that were running when the pause began fail for the same reason: they do not begin another one.
         self.opens = max(self.opens or 0.0, now + (seconds or 0.0))
@@ -91,7 +92,7 @@ class ReplicaTransport:
 
     A call goes to the server that is expected to answer it first, by its calls running and its recent time per answer (``Paces``).
     A server that cannot be reached, that fails three times in a row, or that asks to wait, gets no calls for 1 s, then 2 s, up to
-    60 s. After the pause it is asked whether it answers (``Server.answers``), and then gets one call: if that fails, the next pause
+    60 s, and after a call that was given up for at least as long as that had taken. After the pause it is asked whether it answers (``Server.answers``), and then gets one call: if that fails, the next pause
     begins, and if it is answered, the server gets calls as before. If all servers pause, calls
     go to the one whose pause ends first, and the engine's own retries apply. A request that one server rejects is tried at another; a
     server that rejects three in a row which others take ends the run.
@@ -143,7 +144,9 @@ class ReplicaTransport:
                     error.retry_after = None
             elif error.retry:
                 # Also a reply that is no completion: a server that sends such at once is the least loaded one.
-                replica.failed(clock(), reached=error.may_be_billed)
+                now = clock()
+                held = now - started if slow else 0.0
+                replica.failed(now, reached=error.may_be_billed, held=held)
             else:
                 answered = True
                 replica.answered()

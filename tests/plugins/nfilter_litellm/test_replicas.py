@@ -20,7 +20,7 @@ from nfilter_litellm.dispatcher import Dispatcher
 from nfilter_litellm.failures import CallError, broken, from_status, off_schema, timed_out
 from nfilter_litellm.feed import Feed
 from nfilter_litellm.limiter import Limiter
-from nfilter_litellm.pace import Pace
+from nfilter_litellm.pace import Pace, Paces
 from nfilter_litellm.replicas import ReplicaTransport
 from nfilter_litellm.retry import Retry
 from tests.model_server.faults import Phase, Script
@@ -119,11 +119,22 @@ def test_a_slow_server_holds_few_of_the_slots(
     assert min(each.calls for each in servers) > 0
 
 
-def test_a_server_that_does_not_answer_gets_no_calls_after_its_first_ones(
-    loop: VirtualLoop,
+@pytest.mark.parametrize(
+    ("alive", "calls"),
+    [
+        (False, 4),  # those that began before anything was known, half of the slots
+        (
+            True,
+            8,
+        ),  # and one after each pause, which is as long as a call: at 240 s, 480 s, 720 s and 960 s
+    ],
+)
+def test_a_server_that_does_not_answer_gets_few_calls_after_its_first_ones(
+    loop: VirtualLoop, alive: bool, calls: int
 ) -> None:
+    """``alive``: it tells its models all the same."""
     hung, good = FakeServer(), FakeServer(1.0)
-    hung.alive = False
+    hung.alive = alive
 
     async def call(request: Request) -> Completion:
         hung.calls += 1
@@ -133,10 +144,24 @@ def test_a_server_that_does_not_answer_gets_no_calls_after_its_first_ones(
     hung.call = call  # type: ignore[method-assign]
     answers = answered_by(loop, hung, good, calls=8000)
     assert [each.failure for each in answers.values()] == [None] * 8000
-    # Those that began before anything was known, half of the slots; after their time each was made once more.
-    assert (hung.calls, good.calls) == (4, 8000)
-    # 1000 s of answers by 8 slots, and 120 s of four slots.
-    assert loop.time() == pytest.approx(1000 + 120 * 4 / 8, abs=5)
+    assert (hung.calls, good.calls) == (calls, 8000)
+    # 8000 s of answers and the calls that were given up, in 8 slots; the last one may end alone.
+    assert -0.01 < loop.time() - (8000 + 120 * calls) / 8 < 30
+
+
+def test_a_call_that_was_given_up_counts_as_slow_and_one_that_failed_does_not() -> None:
+    paces, quick, odd = Paces(), Pace(), Pace()
+    for ends in (1.0, 2.0, 3.0):
+        paces.start(quick, ends - 1)
+        paces.end(quick, ends, 1.0, answered=True, slow=False)
+    for slow, chosen in ((False, odd), (True, quick)):
+        paces.start(odd, 3.0)
+        paces.end(odd, 13.0, 10.0, answered=False, slow=slow)
+        paces.start(quick, 13.0)
+        # The other one has nothing to do.
+        assert paces.least_loaded([quick, odd], 13.0) is chosen
+        paces.end(quick, 13.0, 0.0, answered=False, slow=False)
+        odd.at = quick.at = 3.0
 
 
 def test_a_server_that_was_slow_gets_its_share_again(loop: VirtualLoop) -> None:

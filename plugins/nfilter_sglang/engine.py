@@ -183,14 +183,25 @@ def _output(call: Asked, result: Mapping[str, Any]) -> EngineOutput:
         why = end.get("message") or end.get("matched") or "no reason given"
         return EngineOutput("failed", ids, message=str(why))
     if isinstance(call, EngineScores):
-        return EngineOutput("length", logprobs=_logprobs(about, "input")[1:])
-    return EngineOutput(end["type"], ids, _logprobs(about, "output") if call.logprobs else None)
+        asked = call.ids[call.start - 1 :]
+        return EngineOutput("length", logprobs=_logprobs(about, "input", asked)[1:])
+    chances = _logprobs(about, "output", ids) if call.logprobs else None
+    return EngineOutput(end["type"], ids, chances)
 
 
-def _logprobs(about: Mapping[str, Any], of: str) -> list[float]:
-    """The log-probabilities of the tokens of one side, of triples (log-probability, id, text); NaN for None."""
+def _logprobs(about: Mapping[str, Any], of: str, ids: Sequence[int]) -> list[float]:
+    """The log-probabilities of the tokens ``ids``, of triples (log-probability, id, text); NaN for None.
+
+    Triples of other tokens are left out, and the number tells nfilter.
+    """
     found = about.get(f"{of}_token_logprobs") or []
-    return [float("nan") if chance is None else float(chance) for chance, *_ in found]
+    if len(found) > len(ids):
+        return []
+    return [
+        float("nan") if chance is None else float(chance)
+        for (chance, token, *_), wanted in zip(found, ids, strict=False)
+        if token == wanted
+    ]
 
 
 def _reason(result: Mapping[str, Any] | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from nfilter import (
     EngineAdapter,
@@ -51,7 +51,8 @@ class Engine:
             # Every type of error occurs, and the cause is often only in the log of vLLM's own process.
             raise ModelError(
                 f"vLLM cannot start {settings['model']}: {_reason(error)}. The cause may be above, in the log of its process. "
-                "If memory is short, raise gpu_memory, set max_length: 8192, or split the weights with gpus: 2"
+                "If memory is short, raise gpu_memory, set max_length: 8192, or split the weights with gpus: 2; if another model is on the GPU, "
+                "lower gpu_memory below what is free"
             ) from error
         self._rank = rank
         self._adapters: dict[str, Any] = {}
@@ -196,19 +197,28 @@ def _output(call: Asked, output: Any) -> EngineOutput:
     (made,) = output.outputs
     ids = list(made.token_ids)
     if made.finish_reason not in ("stop", "length"):
-        return EngineOutput("failed", ids, message=str(made.finish_reason))
+        # vLLM's end of a call whose schema it cannot follow: it names no reason, and knows one kind of grammar per engine.
+        odd_schema = made.finish_reason == "error" and call.schema is not None
+        finish: Literal["refused", "failed"] = "refused" if odd_schema else "failed"
+        return EngineOutput(finish, ids, message=str(made.finish_reason))
     chances = None
     if call.logprobs:
         # Where some are missing, the number tells nfilter.
         pairs = zip(made.logprobs or (), ids, strict=False)
-        chances = [at[token].logprob for at, token in pairs]
+        chances = [at[token].logprob for at, token in pairs if token in at]
     return EngineOutput(made.finish_reason, ids, chances)
 
 
 def _prompt_logprobs(call: EngineScores, found: Any) -> list[float]:
-    """The log-probabilities of the tokens from ``call.start`` on. ``found`` has those of each position by token."""
-    places = range(call.start, min(len(call.ids), len(found or ())))
-    return [found[place][call.ids[place]].logprob for place in places]
+    """The log-probabilities of the tokens from ``call.start`` on. ``found`` has those of each position by token.
+
+    Where ``found`` is not that of the prompt, some or all are missing, and the number tells nfilter.
+    """
+    if len(found or ()) > len(call.ids):
+        return []
+    pairs = zip(found or (), call.ids, strict=False)
+    asked = list(pairs)[call.start :]
+    return [at[token].logprob for at, token in asked if token in (at or ())]
 
 
 def _number(key: str) -> str:

@@ -272,6 +272,18 @@ def test_log_probabilities_that_are_missing_or_not_finite_are_a_failure(
     assert "is not finite" in str(model.generate([ask("a")])[0].failure)
     with pytest.raises(ModelError, match="a loss is not finite; set dtype: float32"):
         model.score(encoded(model)[:1])
+
+    def shifted(found: list[Any]) -> None:
+        found[:] = [(chance, token + 1, text) for chance, token, text in found]
+
+    def doubled(found: list[Any]) -> None:
+        found += found[:1]
+
+    for change in (shifted, doubled):
+        monkeypatch.setattr(sglang.Engine, "answered", broken(change))
+        assert "SGLang returned log-probabilities for 0 of" in str(model.generate([ask("a")])[0].failure)  # fmt: skip
+        with pytest.raises(ModelError, match=r"sample '0': SGLang returned log-probabilities for 0 of"):  # fmt: skip
+            model.score(encoded(model)[:1])
     monkeypatch.setattr(sglang.Engine, "answered", broken(lambda found: found and found.pop()))
     assert "SGLang returned log-probabilities for" in str(model.generate([ask("a")])[0].failure)
     with pytest.raises(ModelError, match=r"sample '0': SGLang returned log-probabilities for \d+"):

@@ -213,7 +213,8 @@ def test_an_engine_that_stops_ends_the_run_with_the_reason(opened: Open, vllm: A
 
 
 @pytest.mark.types(
-    "If memory is short, raise gpu_memory, set max_length: 8192, or split the weights with gpus: 2"
+    "If memory is short, raise gpu_memory, set max_length: 8192, or split the weights with gpus: 2",
+    "lower gpu_memory below what is free",
 )
 def test_an_engine_that_cannot_start_names_the_settings(
     opened: Open, vllm: Any, monkeypatch: pytest.MonkeyPatch
@@ -225,6 +226,17 @@ def test_an_engine_that_cannot_start_names_the_settings(
             raise RuntimeError("Engine core initialization failed.\nSee root cause above.")
         start(self, model, **settings)
 
+    def full(self: Any, model: str, **settings: Any) -> None:
+        if settings["gpu_memory_utilization"] > 0.4:
+            raise ValueError(
+                "Free memory on device cuda:0 (60.0/139.0 GiB) on startup is less than desired GPU memory utilization"
+            )
+        start(self, model, **settings)
+
+    monkeypatch.setattr(vllm.LLM, "__init__", full)
+    with pytest.raises(ModelError, match=r"Free memory on device.*lower gpu_memory below what is free"):  # fmt: skip
+        opened().generate([ask("a")])
+    assert opened(gpu_memory=0.4).generate([ask("a")])[0].failure is None
     monkeypatch.setattr(vllm.LLM, "__init__", short)
     with pytest.raises(ModelError, match=r"cannot start .*tiny.*: Engine core initialization failed\. The"):  # fmt: skip
         opened().generate([ask("a")])
@@ -275,6 +287,32 @@ def test_a_schema_goes_to_vllm_and_one_that_it_cannot_express_is_left_out(
     forms = [each.params.structured_outputs for each in vllm.LLM.started[0].requests]
     assert [form and form.json for form in forms] == [FORM, None, None]
     assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_schema_for_another_kind_of_grammar_is_left_out(opened: Open, vllm: Any) -> None:
+    """vLLM takes such a call, and then ends it without a reason."""
+    model = opened()
+    plain = ask("sot 218")
+    other = {"type": "object", "properties": {"a": {"type": "integer", "multipleOf": 3}}}
+    asked = [replace(plain, response_schema=FORM), replace(plain, response_schema=other)]
+    assert model.generate(asked[:1]) + model.generate(asked[1:]) == model.generate([plain, plain])
+    forms = [each.params.structured_outputs for each in vllm.LLM.started[0].requests]
+    assert [form and form.json for form in forms] == [FORM, other, None, None, None]
+
+
+def test_an_answer_that_ends_with_an_error_is_a_failure(
+    opened: Open, vllm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = opened()
+    answered = vllm.LLM.answered
+
+    def broken(self: Any, request: Any) -> Any:
+        output = answered(self, request)
+        output.outputs[0].finish_reason = "error"
+        return output
+
+    monkeypatch.setattr(vllm.LLM, "answered", broken)
+    assert str(model.generate([ask("a")])[0].failure) == "server: vLLM ended the request: error"
 
 
 def test_a_prompt_that_opens_reasoning_is_sent_without_the_schema(
@@ -338,9 +376,18 @@ def test_scores_that_are_missing_or_not_finite_end_the_run(
             output.prompt_logprobs = [None, *({token: vllm.Logprob(float("nan"))} for token in request.ids[1:])]  # fmt: skip
         return output
 
-    monkeypatch.setattr(vllm.LLM, "answered", without_the_last)
-    with pytest.raises(ModelError, match=r"sample '0': vLLM returned log-probabilities for \d+ of"):
-        model.score(samples)
+    def shifted(self: Any, request: Any) -> Any:
+        """Those of the tokens before, or one too many."""
+        output = answered(self, request)
+        output.prompt_logprobs.insert(1, output.prompt_logprobs[1])
+        if self.settings["max_model_len"] < 512:
+            output.prompt_logprobs.pop()
+        return output
+
+    for broken, chosen in ((without_the_last, model), (shifted, model), (shifted, opened(max_length=256))):  # fmt: skip
+        monkeypatch.setattr(vllm.LLM, "answered", broken)
+        with pytest.raises(ModelError, match=r"sample '0': vLLM returned log-probabilities for \d+ of"):  # fmt: skip
+            chosen.score(samples)
     monkeypatch.setattr(vllm.LLM, "answered", half)
     with pytest.raises(ModelError, match="a loss is not finite"):
         model.score(samples)

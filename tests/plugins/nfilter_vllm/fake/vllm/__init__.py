@@ -142,6 +142,7 @@ class LLM:
         self.ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         self.adapted: dict[int, Any] = {}
         self.llm_engine = LLMEngine(self)
+        self.grammar: str | None = None
         self.counter = 0
         self.requests: list[_Waiting] = []
         self.prompts: list[dict[str, Any]] = []
@@ -201,6 +202,11 @@ class LLM:
         chance = torch.Generator()
         if params.seed is not None:
             chance.manual_seed(params.seed)
+        if params.structured_outputs is not None and not self._has_grammar(
+            params.structured_outputs.json
+        ):
+            output = CompletionOutput(0, "", [], None, None, "error")
+            return RequestOutput(request.number, None, list(request.ids), None, [output], True)
         ids, made, logprobs = list(request.ids), [], []
         reason, stop = "length", None
         text = ""
@@ -239,6 +245,12 @@ class LLM:
             0, text, made, None, logprobs if params.logprobs is not None else None, reason, stop
         )
         return RequestOutput(request.number, None, list(request.ids), shown, [output], True)
+
+    def _has_grammar(self, schema: Any) -> bool:
+        """Whether the kind of grammar that a schema needs is that of the engine's first one."""
+        kind = "guidance" if "multipleOf" in json.dumps(schema) else "xgrammar"
+        self.grammar = self.grammar or kind
+        return kind == self.grammar
 
     def _module(self, adapter: Any) -> Any:
         if adapter is None:

@@ -21,6 +21,7 @@ class TrainingResult:
 
     ``resumed_from`` is the step of the checkpoint that training resumed from; None if it started from the beginning.
     ``settings`` are the main settings (batch size, epochs, learning rate), including those that the trainer chose.
+    ``seconds_per_step`` is the time of an optimiser step without the work before the first one; None if it was not measured.
     """
 
     ref: ModelRef
@@ -30,6 +31,7 @@ class TrainingResult:
     seconds: float
     resumed_from: int | None = None
     settings: Mapping[str, JSON] = field(default_factory=dict)
+    seconds_per_step: float | None = None
 
 
 class Trainer(Protocol):
@@ -74,6 +76,21 @@ class ChoosesSettings(Protocol):
     @classmethod
     def foretold(cls, config: Any, model_config: Any, site: Site, rows: int | None) -> Foretold:
         """Describe a training on ``rows`` rows, None if the number is unknown. Loads nothing."""
+        ...
+
+
+@runtime_checkable
+class CountsSteps(Protocol):
+    """A trainer that counts its optimiser steps beforehand, so that a few of them measure the time of a training."""
+
+    @classmethod
+    def steps(cls, config: Any, samples: int, rows: int) -> int:
+        """Return the optimiser steps of an arm with ``samples`` samples in a run of ``rows`` rows. Loads nothing."""
+        ...
+
+    @classmethod
+    def first_steps(cls, config: Any, rows: int, steps: int) -> Any:
+        """Return the settings for ``steps`` optimiser steps, each like one of an arm in a run of ``rows`` rows."""
         ...
 
 

@@ -72,7 +72,7 @@ def run(
     from nfilter.engine import launch as launches
     from nfilter.engine import run as engine
     from nfilter.engine.executors import execute
-    from nfilter.engine.pilot import directory_of
+    from nfilter.engine.plan_time import pilot_directory
     from nfilter.engine.ranks.place import Place
     from nfilter.engine.ranks.worker import follow
     from nfilter.engine.result import Result
@@ -101,7 +101,7 @@ def run(
     if warning := launches.single_process_warning():
         reporter.warning(warning)
     target = out or Path("runs") / loaded.name
-    tried = [directory_of(target) / "journal.db"]
+    tried = [pilot_directory(target) / "journal.db"]
     if place.rank:
         followed = follow(
             loaded, plugins, target, place, limit=limit, reporter=reporter, lenders=tried
@@ -304,6 +304,7 @@ def pilot(
 ) -> None:
     """Run a recipe on a few rows; estimate its changes, cost, time and the value of its views."""
     from nfilter.engine import pilot as engine
+    from nfilter.engine.plan_time import pilot_directory
     from nfilter.progress import reporter_for
     from nfilter.report.pilot import render
 
@@ -313,7 +314,7 @@ def pilot(
         found = engine.pilot(
             loaded,
             plugins,
-            out or engine.directory_of(Path("runs") / loaded.name),
+            out or pilot_directory(Path("runs") / loaded.name),
             count=count,
             usd=usd,
             reporter=reporter_for(quiet=quiet),

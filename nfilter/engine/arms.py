@@ -58,10 +58,14 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """An arm's adapter, None for an arm that is not trained, and the figures of its training."""
+    """An arm's adapter, None for an arm that is not trained, and the figures of its training.
+
+    ``seconds_per_step`` is None if this process did not train it, or the trainer did not measure it.
+    """
 
     ref: ModelRef | None
     figures: dict[str, Any]
+    seconds_per_step: float | None = None
 
 
 def encode(recipe: Recipe, samples: Iterable[Sample], ctx: RunContext, arm: str) -> Encoded:
@@ -185,7 +189,7 @@ def train_adapter(
         "files": files,
     }
     write_sealed(out / MARKER, value)
-    return Trained(ref, figures)
+    return Trained(ref, figures, result.seconds_per_step)
 
 
 def _rows(use: Use, ctx: RunContext) -> dict[str, int | None]:

@@ -8,18 +8,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from nfilter.api.errors import SourceError
+from nfilter.api.errors import BudgetError, NfilterError, SourceError
 from nfilter.api.notes import Verdict
 from nfilter.api.types import Row
+from nfilter.engine import timing
 from nfilter.engine.ingest import Subset, rows
+from nfilter.engine.lookup import site_of
 from nfilter.engine.plan import Plan, plan, price_of
 from nfilter.engine.run import run
+from nfilter.engine.whole_time import keep
 from nfilter.metrics.intervals import wilson
-from nfilter.progress import Reporter
+from nfilter.models.pool import ModelPool
+from nfilter.progress import QuietReporter, Reporter
 from nfilter.recipe.model import Recipe
 from nfilter.recipe.sections import BudgetConfig
 from nfilter.registry.loading import Plugins
 from nfilter.report import reading
+from nfilter.store.journal import paid_in
 
 ROWS: Final = 50
 USD: Final = 1.0
@@ -40,10 +45,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """The cost of a stage in the pilot; ``all_*`` is the cost for all rows, in proportion to the number of rows.
+    """The cost of a stage in the pilot; ``all_*`` is the cost for all rows.
 
-    ``measured``: ``all_seconds`` is computed from the measured speed of a local model. Otherwise it is an upper bound, because work
-    that is done once, such as loading a model, is counted per row.
+    ``measured``: ``all_seconds`` counts what is done once, such as loading a model, once. Otherwise it is in proportion to the
+    number of rows, and an upper bound. Calls and tokens are in proportion to the number of rows.
     """
 
     stage: str
@@ -77,7 +82,7 @@ class Pilot:
         unreadable: The number of rows that cannot be read.
         fates: Shares by ``flagged``, ``relabelled`` and ``dropped``; without ``flagged`` if no stage writes verdicts.
         usd: The cost of the pilot; ``all_usd`` is the cost of all rows at the same rate.
-        plan: The plan for all rows, with the speed measured by the pilot.
+        plan: The plan for all rows, with the time measured by the pilot.
         advice: What to do next, one sentence each.
     """
 
@@ -98,11 +103,6 @@ class Pilot:
         return asdict(self)
 
 
-def directory_of(target: Path) -> Path:
-    """Return the run directory of the pilot for a run in ``target``."""
-    return target.with_name(f"{target.name}-pilot")
-
-
 def pilot(
     recipe: Recipe,
     plugins: Plugins,
@@ -112,7 +112,10 @@ def pilot(
     usd: float | None = None,
     reporter: Reporter | None = None,
 ) -> Pilot:
-    """Run the stages of ``recipe`` on ``count`` rows, drawn at random with its seed, into ``out``. No arm is trained.
+    """Run the stages of ``recipe`` on ``count`` rows, drawn at random with its seed, into ``out``. No arm is kept.
+
+    The time of a whole run is measured in further short runs (``timing.py``): a few optimiser steps are trained and a few
+    test questions asked.
 
     The cost is limited to ``usd``, by default to a dollar or the budget of the recipe, whichever is less. If a model has no known
     price, there is no limit in dollars, only the number of rows.
@@ -127,23 +130,52 @@ def pilot(
             f"source {recipe.source.use.name}: no row can be read, so nothing can be tried"
         )
     number = min(count, total)
-    places = sorted(random.Random(recipe.seed).sample(range(total), number))
+    drawn = random.Random(recipe.seed).sample(range(total), number)
     bounded = recipe.model_copy(
         update={"arms": (), "evaluate": None, "budget": _budget(recipe, usd)}
     )
-    result = run(bounded, plugins, out, limit=Subset(tuple(places)), reporter=reporter)
-    manifest = reading.manifest(out)
-    metrics = result.metrics
-    fates = _fates(out, metrics, number)
+    pool = ModelPool(recipe, site_of(bounded, plugins, out))
+    journal = out / "journal.db"
+    pool.paid_before(paid_in(journal))
+    report = reporter or QuietReporter()
+    report.info(timing.what_is_timed(recipe))
+    failed = ""
+    try:
+        with timing.timing_folder(out) as folder:
+            part = timing.part_of(bounded, plugins, folder, pool, drawn, [journal])
+            result = run(
+                bounded,
+                plugins,
+                out,
+                limit=Subset(tuple(sorted(drawn))),
+                reporter=reporter,
+                pool=pool,
+                lenders=[part.journal] if part is not None else (),
+            )
+            manifest, metrics = reading.manifest(out), result.metrics
+            kept = int(metrics["samples"]["kept"])
+            found = timing.measured(recipe, out, manifest, part, number, kept)
+            if found is not None:
+                try:
+                    training, evaluation = timing.timed_arm(recipe, plugins, folder, pool, total)
+                except BudgetError:
+                    raise
+                except NfilterError as error:
+                    failed = str(error)
+                else:
+                    found = replace(found, training=training, evaluation=evaluation)
+                keep(out, found)
+    finally:
+        pool.close()
     planned = plan(recipe, plugins, None, out)
     stages = tuple(_costs(manifest, total / number, planned))
-    views = tuple(_views(metrics))
-    paid = float(metrics.get("usd") or 0.0)
+    paid = float(metrics.get("usd") or 0.0) + (part.usd if part is not None else 0.0)
     done = Pilot(
-        str(out), number, total, int(metrics["samples"]["unreadable"]), fates, stages, views, paid,
-        paid * total / number, planned, (),
+        str(out), number, total, int(metrics["samples"]["unreadable"]), _fates(out, metrics, number),
+        stages, tuple(_views(metrics)), paid, paid * total / number, planned, (),
     )  # fmt: skip
-    return replace(done, advice=tuple(_advice(done, recipe)))
+    advice = [f"training or its test fails: {failed}"] if failed else []
+    return replace(done, advice=(*advice, *_advice(done, recipe)))
 
 
 def _budget(recipe: Recipe, usd: float | None) -> BudgetConfig | None:
@@ -175,20 +207,16 @@ def _fates(out: Path, metrics: Mapping[str, Any], number: int) -> dict[str, Shar
 
 def _costs(manifest: Mapping[str, Any], times: float, planned: Plan) -> Iterator[StageCost]:
     asked = manifest.get("calls") or {}
-    paces = {stage.stage: stage for stage in planned.stages if stage.seconds and stage.calls.usual}
+    known = planned.time.stages if planned.time is not None else {}
     for stage in (*manifest["stages"], *manifest["token_stages"]):
         name = stage["stage"]
         used = asked.get(name) or {}
         calls = int(used.get("calls") or 0)
         tokens = int(used.get("prompt_tokens") or 0) + int(used.get("completion_tokens") or 0)
         seconds = float(stage["made_in_seconds"])
-        pace = paces.get(name)
-        if pace is not None and pace.seconds is not None:
-            whole = calls * times * pace.seconds.usual / pace.calls.usual
-        else:
-            whole = seconds * times
+        whole = known.get(name, seconds * times)
         yield StageCost(
-            name, calls, tokens, seconds, calls * times, tokens * times, whole, pace is not None
+            name, calls, tokens, seconds, calls * times, tokens * times, whole, name in known
         )
 
 

@@ -16,7 +16,8 @@ from nfilter.api.training import ChoosesSettings, Foretold
 from nfilter.api.types import Row
 from nfilter.engine.ingest import rows
 from nfilter.engine.lookup import prompts_of, site_of
-from nfilter.engine.plan_time import Times, is_local
+from nfilter.engine.plan_time import Times, is_local, pilot_directory
+from nfilter.engine.whole_time import WholeTime, measured_in, whole_time
 from nfilter.recipe.model import Recipe
 from nfilter.registry.loading import Plugins
 
@@ -59,7 +60,8 @@ class Expected:
 class Plan:
     """The stages that call models. ``usd`` is their sum, None if a price is unknown; ``rows`` is the number of source rows.
 
-    ``training`` describes the settings that the trainer would choose for these rows; ``warnings`` are about them.
+    ``training`` describes the settings that the trainer would choose for these rows; ``warnings`` are about them. ``time`` is
+    that of the whole run, as a pilot measured it; None without one.
     """
 
     rows: int
@@ -68,6 +70,7 @@ class Plan:
     budget: float | None
     training: str = ""
     warnings: tuple[str, ...] = ()
+    time: WholeTime | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -80,7 +83,7 @@ def plan(
     """Read the source, and estimate the calls from the stages' contracts. No model is loaded and no call is made.
 
     Lengths are estimated from the characters of rows and templates, so the intervals are wide; every stage is assumed to
-    receive every row. Times of local models come from the measurements of a run in ``run_dir``.
+    receive every row. Times of local models come from the measurements of a run in ``run_dir`` and of its pilot.
 
     Raises:
         SourceError: if no row can be read.
@@ -110,7 +113,15 @@ def plan(
         recipe.budget.usd if recipe.budget else None,
         training.text,
         (training.warning,) if training.warning else (),
+        _whole_time(recipe, run_dir, count),
     )
+
+
+def _whole_time(recipe: Recipe, run_dir: Path | None, count: int) -> WholeTime | None:
+    """The time of ``count`` rows as a pilot in ``run_dir``, or the pilot of a run there, measured it."""
+    directories = () if run_dir is None else (run_dir, pilot_directory(run_dir))
+    known = (whole_time(recipe, measured_in(each), count) for each in directories)
+    return next((found for found in known if found is not None), None)
 
 
 def _training(recipe: Recipe, plugins: Plugins, rows: int) -> Foretold:

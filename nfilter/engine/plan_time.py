@@ -21,6 +21,11 @@ class Measured:
     tokens_per_second: float
 
 
+def pilot_directory(target: Path) -> Path:
+    """Return the run directory of the pilot for a run in ``target``."""
+    return target.with_name(f"{target.name}-pilot")
+
+
 def is_local(recipe: Recipe, model: str) -> bool:
     """Whether a model of the recipe runs on this machine."""
     use = recipe.model(model)
@@ -34,13 +39,13 @@ def model_digest(recipe: Recipe, model: str) -> str:
 
 
 class Times:
-    """The measured speeds of the recipe's models, from the run in a directory and its seeds."""
+    """The measured speeds of the recipe's models, from the run in a directory, its seeds and its pilot."""
 
     def __init__(self, recipe: Recipe, run_dir: Path | None) -> None:
         self.recipe = recipe
-        files = (
-            [] if run_dir is None else [run_dir / PACES, *sorted(run_dir.glob(f"seed-*/{PACES}"))]
-        )
+        files = [] if run_dir is None else [
+            run_dir / PACES, *sorted(run_dir.glob(f"seed-*/{PACES}")), pilot_directory(run_dir) / PACES,
+        ]  # fmt: skip
         self._paces: dict[str, Any] = {}
         for file in reversed(files):
             self._paces |= paces(file)

@@ -280,9 +280,12 @@ def _arms(
         if recipe.evaluate is not None:
             ctx = state.context(f"evaluate.{arm}")
             state.journal.forget([ctx.stage])
+            began = time.monotonic()
             results[arm] = arms.evaluate(
                 recipe, arm, trained, test, ctx, state.prompts, state.directory.path
             )
+            took = time.monotonic() - began
+            state.speeds.setdefault(arm, {})["evaluation_seconds"] = took
             state.log.info(
                 f"arm {arm}: accuracy {results[arm].accuracy:.3f} (n={len(results[arm].right)})"
             )
@@ -300,6 +303,8 @@ def _trained(state: RunState, arm: Arm, encoded: arms.Encoded) -> arms.Trained:
     ctx = state.context(f"train.{arm}", loss=loss, rows=state.rows)
     done = arms.train(state.recipe, arm, encoded.samples, ctx, state.directory.path)
     state.trainings[arm] = done.figures
+    if done.seconds_per_step is not None:
+        state.speeds.setdefault(arm, {})["seconds_per_step"] = done.seconds_per_step
     return done
 
 
@@ -353,6 +358,7 @@ def _manifest(state: RunState, runs: Sequence[Mapping[str, Any]]) -> None:
             "token_stages": [
                 {**_stage(state, done), "changed": done.changed} for done in state.tokens_finished
             ],
+            "arms": state.speeds,
         },
     )
 

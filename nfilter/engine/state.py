@@ -35,7 +35,8 @@ class RunState:
     """One run in progress.
 
     ``finished`` and ``tokens_finished`` have the finished sample stages and token stages, ``published`` the models that stages
-    offer, by the stage's name in the recipe. ``rank`` is that of this process among those that share the chunks of stages.
+    offer, by the stage's name in the recipe. ``speeds`` has, by arm, the measured ``seconds_per_step`` of its training and the
+    ``evaluation_seconds`` of its test. ``rank`` is that of this process among those that share the chunks of stages.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class RunState:
     fingerprints: dict[str, str] = field(default_factory=dict)
     lints: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    speeds: dict[str, dict[str, float]] = field(default_factory=dict)
     rows: int = 0
     scores: ScoreCaches = field(init=False)
     ledger: Ledger = field(init=False)

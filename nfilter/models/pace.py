@@ -139,7 +139,8 @@ class Pace:
         if self.file is None or not rates:
             return
         records = {n: {**asdict(rate), "of": self.identify(n)} for n, rate in rates.items()}
-        write_sealed(self.file, {"stages": {**paces(self.file), self.stage: records}})
+        known = speeds(self.file)
+        write_sealed(self.file, {**known, "stages": {**_stages(known), self.stage: records}})
 
     @staticmethod
     def _close(clocked: _Clocked) -> None:
@@ -168,11 +169,18 @@ def time_left_text(seconds: float, rate: Rate, model: str) -> str:
     )
 
 
+def speeds(file: Path) -> dict[str, Any]:
+    """Return the content of a run's ``pace.json``; empty without an undamaged record."""
+    with suppress(DamageError, StoreError, OSError):
+        return dict(read_sealed(file, file.parent)) if file.is_file() else {}
+    return {}
+
+
 def paces(file: Path) -> dict[str, Any]:
     """Return the measurements of a run, ``{stage: {model: Rate}}`` as JSON; empty without an undamaged record."""
-    with suppress(DamageError, StoreError, OSError):
-        record = read_sealed(file, file.parent) if file.is_file() else {}
-        stages = record.get("stages")
-        if isinstance(stages, Mapping):
-            return dict(stages)
-    return {}
+    return _stages(speeds(file))
+
+
+def _stages(record: Mapping[str, Any]) -> dict[str, Any]:
+    stages = record.get("stages")
+    return dict(stages) if isinstance(stages, Mapping) else {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nfilter.api.durations import duration
 from nfilter.report import text
+from nfilter.report.plan import whole_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +33,7 @@ def render(pilot: Any, console: Console) -> None:
         )
     text.heading(
         console,
-        f"All {pilot.all_rows:,} rows: calls, tokens, time (at most: loading models is counted per row)",
+        f"All {pilot.all_rows:,} rows: calls, tokens, time",
     )
     text.rows(console, [(stage.stage, _cost(stage)) for stage in pilot.stages], width=_WIDTH)
     text.rows(console, list(_sums(pilot)), width=_WIDTH)
@@ -67,10 +68,19 @@ def _cost(stage: Any) -> str:
 
 
 def _sums(pilot: Any) -> list[tuple[str, str]]:
-    seconds = sum(stage.all_seconds for stage in pilot.stages)
-    lines = [("in all", f"at most {duration(seconds)}, without training")]
+    time = pilot.plan.time
+    if time is not None:
+        lines = whole_lines(time)
+    else:
+        seconds = sum(stage.all_seconds for stage in pilot.stages)
+        lines = [
+            (
+                "in all",
+                f"at most {duration(seconds)} (loading models is counted per row), without training",
+            )
+        ]
     if pilot.usd:
         lines.append(("dollars", f"about ${pilot.all_usd:.2f} (the pilot: ${pilot.usd:.4f})"))
     if pilot.plan.training:
-        lines.append(("training", pilot.plan.training))
+        lines.append(("settings", pilot.plan.training))
     return lines

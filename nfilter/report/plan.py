@@ -18,6 +18,7 @@ def render(plan: Any, console: Console) -> None:
     if not plan.stages:
         console.print(f"{plan.rows:,} rows; no stage calls a model", markup=False)
         _training(plan, console)
+        _whole(plan, console)
         return
     text.heading(
         console,
@@ -28,6 +29,44 @@ def render(plan: Any, console: Console) -> None:
     console.print("Answers that are in the journal already are not counted.", markup=False)
     _times(plan, console)
     _training(plan, console)
+    _whole(plan, console)
+
+
+def whole_lines(time: Any) -> list[tuple[str, str]]:
+    """Return the expected time of a whole run: training, testing, the sum."""
+    lines = []
+    if time.training is None:
+        known = f"{time.steps:,} optimiser steps, " if time.steps is not None else ""
+        lines.append(("training", f"{known}time not measured"))
+    elif time.steps:
+        lines.append(
+            (
+                "training",
+                f"{time.steps:,} optimiser steps in all arms; about {duration(time.training)}",
+            )
+        )
+    if time.evaluation is None:
+        lines.append(("test", f"{time.questions:,} questions to all arms, time not measured"))
+    elif time.questions:
+        lines.append(
+            ("test", f"{time.questions:,} questions to all arms; about {duration(time.evaluation)}")
+        )
+    left = [
+        name
+        for name, part in (("training", time.training), ("the test", time.evaluation))
+        if part is None
+    ]
+    without = f", without {' and '.join(left)}" if left else ""
+    once = f"; {duration(time.once)} of it once, such as loading models" if time.once >= 0.5 else ""
+    return [*lines, ("in all", f"about {duration(time.known)}{without}{once}")]
+
+
+def _whole(plan: Any, console: Console) -> None:
+    """Print the time of a whole run, if a pilot measured it."""
+    if plan.time is not None:
+        text.heading(console, f"Time of all {plan.rows:,} rows, as `nfilter pilot` measured it")
+        stages = [(name, f"about {duration(each)}") for name, each in plan.time.stages.items()]
+        text.rows(console, [*stages, *whole_lines(plan.time)], width=_WIDTH)
 
 
 def _times(plan: Any, console: Console) -> None:
@@ -36,10 +75,10 @@ def _times(plan: Any, console: Console) -> None:
     known = [stage for stage in local if stage.seconds is not None]
     if known:
         text.rows(console, [(stage.stage, hours(stage)) for stage in known], width=_WIDTH)
-    if len(known) < len(local):
+    if len(known) < len(local) and plan.time is None:
         console.print(
             "The speed of local models is measured by a run: nfilter run RECIPE --limit 64, then plan again. No call is "
-            "repeated",
+            "repeated. nfilter pilot RECIPE measures the time of training too",
             markup=False,
         )
 

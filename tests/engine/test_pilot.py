@@ -17,7 +17,10 @@ from nfilter import Contract, Sample, State, Verdict
 from nfilter.api.budget import Price
 from nfilter.api.errors import SourceError
 from nfilter.cli import entry
-from nfilter.engine.pilot import Pilot, _advice, _budget, directory_of, pilot
+from nfilter.engine import stages
+from nfilter.engine.pilot import Pilot, _advice, _budget, pilot
+from nfilter.engine.plan import plan
+from nfilter.engine.plan_time import pilot_directory
 from nfilter.engine.run import run
 from nfilter.recipe.model import load as load_recipe
 from nfilter.registry.loading import load
@@ -73,7 +76,113 @@ def test_rows_are_drawn_from_the_whole_file_and_stand_for_it(
     for share in found.fates.values():
         known = binomtest(share.count, 40).proportion_ci(method="wilson")
         assert (share.low, share.high) == pytest.approx((known.low, known.high))
-    assert found.stages[0].all_seconds == pytest.approx(found.stages[0].seconds * 5)
+
+
+class Clock:
+    """The time of stages: ``once`` seconds before the first row of the process, and ``each`` per row."""
+
+    def __init__(self, once: float, each: float) -> None:
+        self.now, self.once, self.each = 0.0, once, each
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def judge(self, chunk: Sequence[Sample], state: Any, ctx: Any) -> list[Sample]:
+        self.now += self.once + self.each * len(chunk)
+        self.once = 0.0
+        return judge(chunk, state, ctx)
+
+
+@pytest.fixture
+def clocked(
+    kit: Any, stage: Callable[..., type], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Pilot]:
+    def run_pilot(clock: Clock, fit: Any = None, **options: Any) -> Pilot:
+        monkeypatch.setattr(stages, "time", clock)
+        contract = Contract(writes=frozenset({"check"}))
+        made = stage("extra.check", clock.judge, fit=fit, contract=contract)
+        (kit.home / "rows.qa").write_text(ROWS, encoding="utf-8")
+        (kit.home / "r.yaml").write_text(kit.recipe_text([made]), encoding="utf-8")
+        plugins = kit.catalogue(stages=[made])
+        recipe = load_recipe(kit.home / "r.yaml", plugins, options.pop("sets", ()))
+        return pilot(recipe, plugins, kit.out, **options)
+
+    return run_pilot
+
+
+def test_what_is_done_once_is_counted_once(kit: Any, clocked: Callable[..., Pilot]) -> None:
+    found = clocked(Clock(once=30, each=2), count=40)
+    (cost,) = found.stages
+    assert (cost.seconds, cost.all_seconds, cost.measured) == (80, 30 + 2 * 200, True)
+    assert found.plan.time is not None
+    assert 30 <= found.plan.time.once < 40
+    assert "no call; about 7 min" in told(found)
+    assert not (kit.out / "timing").exists()
+    # The artefacts of the first pilot are reused, and so is what it measured.
+    again = clocked(Clock(once=30, each=2), count=40)
+    assert again.stages == found.stages
+
+
+def test_the_time_of_few_rows_is_an_upper_bound(clocked: Callable[..., Pilot]) -> None:
+    found = clocked(Clock(once=30, each=2), count=10)
+    assert (found.stages[0].all_seconds, found.stages[0].measured) == ((30 + 20) * 20, False)
+    assert found.plan.time is None
+    assert "at most 17 min (loading models is counted per row), without training" in told(found)
+
+
+def test_a_stage_that_needs_more_rows_is_timed_on_all_of_the_pilot(
+    clocked: Callable[..., Pilot],
+) -> None:
+    def fit(stream: Any, ctx: Any) -> State:
+        if sum(1 for _ in stream) < 40:
+            raise SourceError("too few rows")
+        return State()
+
+    found = clocked(Clock(once=30, each=2), fit, count=40)
+    assert (found.stages[0].all_seconds, found.stages[0].measured) == ((30 + 80) * 5, False)
+
+
+def test_training_and_test_are_timed_and_a_plan_says_so_too(tmp_path: Path) -> None:
+    plugins = load()
+    sets = ["source.rows=120", "evaluate.limit=40", "train.batch_size=auto", "train.epochs=auto"]
+    recipe = load_recipe(RECIPES / "quickstart.yaml", plugins, sets)
+    target = tmp_path / "run"
+    tried = pilot(recipe, plugins, pilot_directory(target), count=20)
+    time = tried.plan.time
+    assert time is not None
+    assert time.training
+    assert time.evaluation
+    assert time.questions == 4 * 40
+    # Of 120 rows, raw and truth take 30 steps of 4 in each of 4 epochs.
+    kept = tried.rows - tried.fates["dropped"].count
+    per_epoch = -(-round(120 * kept / 20) // 4)
+    cleaned = per_epoch * max(4, -(-60 // per_epoch))
+    assert time.steps == 2 * 120 + cleaned
+    screen = told(tried)
+    assert f"{time.steps} optimiser steps in all arms; about " in screen
+    assert "160 questions to all arms; about " in screen
+    assert not list(pilot_directory(target).glob("adapters"))
+
+    assert plan(recipe, plugins, None, target).time == time
+
+    def planned(*more: str) -> Any:
+        other = load_recipe(RECIPES / "quickstart.yaml", plugins, [*sets, *more])
+        return plan(other, plugins, None, target).time
+
+    assert planned("train.rank=8").training is None
+    assert planned("train.rank=8").evaluation == time.evaluation
+    assert planned("train.epochs=8").steps == 2 * 240 + 8 * per_epoch
+    assert planned("samples.0.k=3") is None
+    assert planned("models.student.dtype=bfloat16") is None
+
+
+def test_a_training_that_fails_is_said(tmp_path: Path) -> None:
+    plugins = load()
+    sets = ["source.rows=60", "samples=[]", 'train.target_modules=["nowhere"]']
+    recipe = load_recipe(RECIPES / "quickstart.yaml", plugins, sets)
+    found = pilot(recipe, plugins, tmp_path / "run", count=20)
+    assert any(line.startswith("training or its test fails: ") for line in found.advice)
+    assert "time not measured" in told(found)
 
 
 def test_no_more_rows_than_there_are_and_no_arm_is_trained(
@@ -137,12 +246,14 @@ def test_the_whole_run_asks_nothing_that_the_pilot_asked(tmp_path: Path) -> None
     plugins = load()
     recipe = load_recipe(RECIPES / "quickstart.yaml", plugins, ["source.rows=60", "arms=[]"])
     target = tmp_path / "run"
-    tried = pilot(recipe, plugins, directory_of(target), count=20)
+    tried = pilot(recipe, plugins, pilot_directory(target), count=20)
     assert tried.stages[1].calls == 20
-    assert not list(directory_of(target).glob("adapters/*"))
-    run(recipe, plugins, target, lenders=[directory_of(target) / "journal.db"])
+    assert not list(pilot_directory(target).glob("adapters/*"))
+    run(recipe, plugins, target, lenders=[pilot_directory(target) / "journal.db"])
     last = read_sealed(target / "runs.json", target)["runs"][-1]
-    drawn = {row["id"] for row in read_jsonl(directory_of(target) / "cleaned.jsonl") if "id" in row}
+    drawn = {
+        row["id"] for row in read_jsonl(pilot_directory(target) / "cleaned.jsonl") if "id" in row
+    }
     assert last["lent"] >= 20, drawn
 
 

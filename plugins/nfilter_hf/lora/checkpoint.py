@@ -39,7 +39,7 @@ class TrainingProgress:
 
     ``losses`` has the finite mean loss of each completed step, ``tokens`` the number of its predictions. ``seconds``
     is the time of earlier processes; ``resumed_from`` is the number of steps before this process; ``stopped`` is the
-    reason of an early stop.
+    reason of an early stop. ``seconds_per_step`` is the mean time of the steps of this process after its first one.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -47,6 +47,7 @@ class TrainingProgress:
     seconds: float = 0.0
     resumed_from: int | None = None
     stopped: str | None = None
+    seconds_per_step: float | None = None
 
 
 def training_identity(

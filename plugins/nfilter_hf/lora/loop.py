@@ -86,6 +86,7 @@ def _optimise(
     progress = checkpoints.resume(state) if checkpoints is not None else TrainingProgress()
     progress = shared(progress, state, launch)
     before, done = progress.seconds, len(progress.losses)
+    first_ended: float | None = None
     wrapped.train()
     try:
         with ctx.progress(steps, "training", lambda: _latest(progress.losses)) as bar:
@@ -105,6 +106,11 @@ def _optimise(
                     break
                 progress.losses.append(loss)
                 progress.tokens.append(sum(len(rows[i].labels) for i in members))
+                now = time.perf_counter()
+                if first_ended is None:
+                    first_ended = now
+                else:
+                    progress.seconds_per_step = (now - first_ended) / (step - done)
                 bar.advance()
                 if figures is not None:
                     figures(step + 1, {"loss": loss, "learning_rate": lr, "gradient_norm": norm})

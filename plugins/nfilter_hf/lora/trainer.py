@@ -93,6 +93,18 @@ class LoraTrainer:
         hidden = hidden_size(model_settings(model_config, site) or {})
         return foretell(config, rows, hidden)
 
+    @classmethod
+    def steps(cls, config: LoraSettings, samples: int, rows: int) -> int:
+        """Return the optimiser steps of an arm with ``samples`` samples in a run of ``rows`` rows."""
+        return choose(config, samples, None, rows).steps
+
+    @classmethod
+    def first_steps(cls, config: LoraSettings, rows: int, steps: int) -> LoraSettings:
+        """Return ``config`` with the batch size for ``rows`` rows and ``steps`` steps, without trackers and checkpoints."""
+        batch = choose(config, rows, None, rows).batch_size
+        one_each = {"batch_size": batch, "epochs": steps, "max_steps": steps}
+        return config.model_copy(update={**one_each, "trackers": (), "checkpoint_every": None})
+
     def __init__(self, config: LoraSettings) -> None:
         self._config = config
 
@@ -163,6 +175,7 @@ class LoraTrainer:
             seconds=seconds,
             resumed_from=progress.resumed_from,
             settings=task.choice.settings(),
+            seconds_per_step=progress.seconds_per_step,
         )
         facts |= {
             "start": start.digest if start else None,

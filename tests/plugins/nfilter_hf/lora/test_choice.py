@@ -36,6 +36,13 @@ def test_rows_decide_batch_and_epochs(rows: int, batch_size: int, epochs: int, s
     assert found.open == ("batch_size", "epochs", "lr")
 
 
+def test_steps_are_counted_beforehand_and_a_few_of_them_are_like_the_others() -> None:
+    assert LoraTrainer.steps(LoraSettings(), 744, 1585) == 94
+    short = LoraTrainer.first_steps(LoraSettings(rank=8, trackers=("tensorboard",)), 1585, 6)
+    assert (short.batch_size, short.rank, short.trackers) == (16, 8, ())
+    assert LoraTrainer.steps(short, 64, 64) == LoraTrainer.steps(short, 8, 8) == 6
+
+
 def test_any_number_of_rows_from_eight_on_gives_twenty_steps() -> None:
     steps = [choose(LoraSettings(), rows, None, rows).steps for rows in range(8, 3_000)]
     assert min(steps) == 20

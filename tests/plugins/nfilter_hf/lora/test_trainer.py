@@ -349,6 +349,8 @@ def test_the_record_of_a_training(tmp_path: Path) -> None:
     assert record["versions"]["torch"] == version("torch")
     assert record["stopped"] is None
     assert any("4 optimiser steps on 12 samples" in text for _, text in ctx.log.lines)
+    assert result.seconds_per_step is not None
+    assert 0 < 3 * result.seconds_per_step < result.seconds
     assert not list(tmp_path.glob(".*"))
 
 

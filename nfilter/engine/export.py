@@ -48,6 +48,7 @@ def export(
             f"--set {place}: {first['msg']}; see nfilter plugins show {name}"
         ) from error
     run = reading.open_ended(run_dir)
+    before = reading.manifest(run_dir)
     exported, left_out = _exported(run, item, plugins)
     if not exported.samples:
         raise NothingLeftError(
@@ -60,6 +61,7 @@ def export(
         raise StoreError(f"{out}: exists already; name a new folder, or remove this one")
     with publishing_folder(out) as part:
         messages = list(item.cls(config).export(exported, part))
+        reading.refuse_replaced(run, before)
     left = [f"{left_out} rows of weight 0 are left out"] if left_out else []
     # A file may ship the model that the run trained, which the exporter names.
     return [*messages, *left, *not_loaded([run_dir / reading.LOCK], plugins.files)]

@@ -17,6 +17,7 @@ from nfilter.engine.arms import MARKER
 from nfilter.report import reading
 from nfilter.report.cards import dataset_card
 from nfilter.store.files import check_folder, publishing_folder
+from nfilter.store.run_directory import RunDirectory
 
 HUB: Final = "hub:"
 DATASET, MODEL = "dataset", "model"
@@ -66,13 +67,13 @@ def _write(
     run_dir: Path, out: Path, licence: str | None, name: str
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Write the folders of the repositories into ``out``; return each with its files."""
+    before = reading.manifest(run_dir)
     dataset = out / DATASET
     dataset.mkdir()
     cleaned = reading.published(run_dir, "cleaned.jsonl")
     assert cleaned is not None  # every finished run has it
     shutil.copyfile(cleaned, dataset / "train.jsonl")
-    manifest = reading.manifest(run_dir)
-    card = dataset_card(name, reading.metrics_of(run_dir), manifest["stages"], licence=licence)
+    card = dataset_card(name, reading.metrics_of(run_dir), before["stages"], licence=licence)
     (dataset / "README.md").write_text(card, encoding="utf-8")
     (dataset / "recipe.yaml").write_text(_recipe(run_dir), encoding="utf-8")
     made = [(DATASET, _names(dataset))]
@@ -83,6 +84,7 @@ def _write(
         shutil.copytree(adapter, out / MODEL, ignore=shutil.ignore_patterns(MARKER))
         _name_base(out / MODEL)
         made.append((MODEL, _names(out / MODEL)))
+    reading.refuse_replaced(RunDirectory(run_dir), before)
     return made
 
 

@@ -19,7 +19,7 @@ from nfilter.registry.loading import Plugins
 from nfilter.report.html import write_report
 from nfilter.store.begun_calls import paid_in_run
 from nfilter.store.files import write_json, write_sealed
-from nfilter.store.run_directory import refuse_other_kind
+from nfilter.store.run_directory import RunDirectory, refuse_other_kind
 
 
 def run_seeds(
@@ -39,8 +39,22 @@ def run_seeds(
         NothingLeftError: if no seed has rows to train on.
         StoreError: if ``out`` holds the run of one seed.
     """
-    start = time.monotonic()
     refuse_other_kind(out, seeds=True)
+    # One process for all seeds: a call that two seeds need is then made once, and one budget counts all of them.
+    with RunDirectory(out).held(group=True):
+        return _run_seeds(recipe, plugins, out, seeds, limit=limit, reporter=reporter)
+
+
+def _run_seeds(
+    recipe: Recipe,
+    plugins: Plugins,
+    out: Path,
+    seeds: Sequence[int],
+    *,
+    limit: int | None,
+    reporter: Reporter | None,
+) -> RunResult:
+    start = time.monotonic()
     pool = ModelPool(recipe, site_of(recipe, plugins, out))
     children: list[RunResult] = []
     empty: dict[str, str] = {}

@@ -234,7 +234,7 @@ def _outcome(
         ]
         return "dropped", by[-1] if by else None, last.dropped
     if not reading.ended(run):
-        return "undecided", None, "the run has not ended; run the same command to resume it"
+        return "undecided", None, reading.not_ended(run.path)
     dropped = reading.published(run.path, "dropped.jsonl")
     if dropped is not None:
         for row in reading.lines_about(dropped, sample_id):

@@ -14,6 +14,7 @@ from nfilter.api.types import Sample
 from nfilter.store import artefacts
 from nfilter.store.artefacts import Artefact
 from nfilter.store.files import read_json, read_jsonl, read_sealed, seals_of
+from nfilter.store.locks import other_process
 from nfilter.store.run_directory import RunDirectory
 from nfilter.store.seals import check, damaged
 from nfilter.store.tokens import has_tokens
@@ -156,8 +157,32 @@ def open_ended(path: Path) -> RunDirectory:
     """
     run = open_run(path)
     if not ended(run):
-        raise StoreError(f"{path}: the run has not ended; run the same command to resume it")
+        raise StoreError(f"{path}: {not_ended(path)}")
     return run
+
+
+def not_ended(path: Path) -> str:
+    """Return what a message about the run ``path`` says if its results are not there."""
+    process = other_process(path)
+    if process is not None:
+        return f"the run has not ended: process {process} is running in it; wait for it"
+    return "the run has not ended; run the same command to resume it"
+
+
+def refuse_replaced(run: RunDirectory, before: Mapping[str, Any]) -> None:
+    """Refuse files that were read from a run, if another run in the directory replaced some of them since ``before``.
+
+    Args:
+        run: The run, which had ended.
+        before: Its manifest before the files were read.
+
+    Raises:
+        StoreError: if it was replaced, or is being replaced.
+    """
+    if not ended(run) or manifest(run.path) != before:
+        raise StoreError(
+            f"{run.path}: another run replaced its files while they were read; wait until it has ended, and repeat this command"
+        )
 
 
 def locked_recipe(path: Path) -> dict[str, Any]:
@@ -227,11 +252,7 @@ def metrics_of(path: Path) -> dict[str, Any]:
     """
     file = path / "metrics.json"
     if not file.exists() and not (path / MANIFEST).exists():
-        why = (
-            "the run has not ended; run the same command to resume it"
-            if is_run(path)
-            else "not a run"
-        )
+        why = not_ended(path) if is_run(path) else "not a run"
         raise StoreError(f"{file}: does not exist; {why}")
     verified = published(path, file.name)
     if verified is None:

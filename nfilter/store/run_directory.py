@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from nfilter.api.file_errors import accessing
 from nfilter.api.types import Sample, TokenSample
 from nfilter.store.artefacts import Artefact, discard
 from nfilter.store.files import PART, remove
+from nfilter.store.locks import LOCK, holder_of, locked, locked_soon
 from nfilter.store.samples import open_samples
 from nfilter.store.token_chunks import open_tokens
 
@@ -60,11 +60,12 @@ def _set_aside(path: Path) -> Path | None:
                 raise StoreError(
                     f"{path}: rank {rank.parent.name} of a run is running in it; stop it, or choose another --out"
                 )
-    names = (path.with_name(f"{path.name}.old-{number}") for number in itertools.count(1))
-    aside = next(name for name in names if not name.exists())
     with ExitStack() as held:
         for folder in (path, *children):
             held.enter_context(RunDirectory(folder).held())
+        # Chosen under the lock: another process may have moved a folder aside meanwhile.
+        names = (path.with_name(f"{path.name}.old-{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
         path.rename(aside)
     return aside
 
@@ -85,49 +86,11 @@ def refuse_other_kind(path: Path, *, seeds: bool) -> None:
         )
 
 
-def locked(lock: IO[str]) -> bool:
-    """Lock an open file for this process until it is closed; return whether no other process has it locked."""
-    import fcntl
-
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def unlock(lock: IO[str]) -> None:
-    """Release the lock of an open file."""
-    import fcntl
-
-    fcntl.flock(lock, fcntl.LOCK_UN)
-
-
-def _locked_soon(lock: IO[str]) -> bool:
-    """Lock an open file; wait a little if it is locked, because ``is_held`` of another process takes it for a moment."""
-    for _ in range(5):
-        if locked(lock):
-            return True
-        time.sleep(0.02)
-    return False
-
-
 def sweep(folder: Path) -> None:
     """Remove temporary files that a killed process left in a folder and in the folders in it."""
     for pattern in (f".*{PART}", f"*/.*{PART}"):
         for left in folder.glob(pattern):
             remove(left)
-
-
-def _holder(lock: IO[str]) -> str:
-    """The process number in a lock file."""
-    # A process that has just taken the lock writes its number a moment later.
-    for _ in range(50):
-        lock.seek(0)
-        if number := lock.read().strip():
-            return number
-        time.sleep(0.02)
-    return "unknown"
 
 
 class RunDirectory:
@@ -137,36 +100,57 @@ class RunDirectory:
         self.path = path
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, group: bool = False) -> Iterator[None]:
         """Create the directory (mode 0700) and lock it within the block.
+
+        In the directory of a ``group`` of runs, temporary files are kept: its runs have locks of their own.
 
         Raises:
             StoreError: if it cannot be written, or another process holds it (the message has the process number).
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = (self.path / ".lock").open("a+", encoding="utf-8")
-        except OSError as error:
-            raise StoreError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another --out"
-            ) from error
-        with lock:
-            if not _locked_soon(lock):
-                holder = _holder(lock)
-                raise StoreError(
-                    f"{self.path}: process {holder} is running in it; wait for it, or choose another --out"
-                )
+        with self._locked() as lock:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
             with accessing(self.path):
-                sweep(self.path)
+                if not group:
+                    sweep(self.path)
                 yield
+
+    def _locked(self) -> IO[str]:
+        """Return the lock file, locked for this process until it is closed."""
+        while True:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+                lock = (self.path / LOCK).open("a+", encoding="utf-8")
+            except OSError as error:
+                raise StoreError(
+                    f"{self.path}: cannot be written ({error.strerror}); choose another --out"
+                ) from error
+            if not locked_soon(lock):
+                with lock:
+                    raise self._running(holder_of(lock))
+            if self._is_own(lock):
+                return lock
+            # Another process moved the directory aside (--fresh) after the file was opened.
+            lock.close()
+
+    def _is_own(self, lock: IO[str]) -> bool:
+        """Whether an open file is the lock file that is in the directory now."""
+        try:
+            return os.path.samestat(os.fstat(lock.fileno()), (self.path / LOCK).stat())
+        except OSError:
+            return False
+
+    def _running(self, process: str) -> StoreError:
+        return StoreError(
+            f"{self.path}: process {process} is running in it; wait for it, or choose another --out"
+        )
 
     def is_held(self) -> bool:
         """Whether a process is running in it."""
         try:
-            lock = (self.path / ".lock").open("a+", encoding="utf-8")
+            lock = (self.path / LOCK).open("a+", encoding="utf-8")
         except OSError:
             return False
         with lock:

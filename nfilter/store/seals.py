@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nfilter.api.errors import DamageError
+from nfilter.store.locks import other_process
 
 
 class Seal(NamedTuple):
@@ -102,7 +103,14 @@ def read(path: Path, seal: Seal, home: Path) -> bytes:
 
 
 def damaged(path: Path, what: str, home: Path) -> DamageError:
-    """Return the error for a damaged file of the run ``home``."""
+    """Return the error for a damaged file of the run ``home``: a process that is running in it may be replacing the file."""
+    process = other_process(home)
+    if process is not None:
+        return DamageError(
+            f"{path}: {what}; process {process} is running in {home} and may be replacing it: wait for it",
+            path,
+            what,
+        )
     return DamageError(
         f"{path}: {what}; run the command that made it again, `{_command(home)}`: it repairs the damage and repeats no "
         "paid call",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from nfilter.api.errors import DamageError, NothingLeftError, StoreError
 from nfilter.cli import entry
 from nfilter.engine.push import push
 from nfilter.report.cards import dataset_card
+from nfilter.store.files import read_sealed, write_sealed
 
 RECIPE = """
 name: pushed
@@ -149,6 +151,41 @@ def test_what_cannot_be_pushed(run: Path, tmp_path: Path) -> None:
     (tmp_path / "00-source").mkdir()
     with pytest.raises(StoreError, match="the run has not ended"):
         push(tmp_path, str(tmp_path / "out"))
+
+
+@pytest.mark.types("the run has not ended: process «» is running in it; wait for it")
+def test_a_run_in_progress_is_named_with_its_process(tmp_path: Path) -> None:
+    (tmp_path / "00-source").mkdir()
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        with pytest.raises(
+            StoreError, match="the run has not ended: process 4711 is running in it; wait for it"
+        ):
+            push(tmp_path, str(tmp_path / "out"))
+
+
+@pytest.mark.types(
+    "another run replaced its files while they were read; wait until it has ended, and repeat this command"
+)
+def test_nothing_is_published_of_files_that_another_run_replaced(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "run"
+    shutil.copytree(run, mine)
+
+    def replaced(*args: Any, **more: Any) -> str:
+        record = read_sealed(mine / "manifest.json", mine)
+        write_sealed(mine / "manifest.json", {**record, "seconds": -1})
+        return dataset_card(*args, **more)
+
+    monkeypatch.setattr("nfilter.engine.push.dataset_card", replaced)
+    with pytest.raises(StoreError, match="another run replaced its files while they were read"):
+        push(mine, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    push(mine, str(tmp_path / "out"))
 
 
 def test_names_of_a_recipe_are_no_markup() -> None:

@@ -48,11 +48,11 @@ class Bench:
     build: str = ""
     env: dict[str, str] = field(default_factory=dict)
 
-    def start(self, out: str, **env: str) -> subprocess.Popen[bytes]:
-        """Start ``nfilter run`` with the failures that ``build`` sets up; return the process."""
+    def start(self, out: str, *words: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start ``nfilter run``, with ``words`` behind it, with the failures that ``build`` sets up; return the process."""
         code = f"import sys\n{self.build}\nfrom nfilter.cli import entry\nsys.exit(entry(sys.argv[1:]))"
         return subprocess.Popen(
-            [sys.executable, "-c", code, "run", "r.yaml", "--out", out, "--quiet"],
+            [sys.executable, "-c", code, "run", "r.yaml", "--out", out, "--quiet", *words],
             cwd=self.home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             env={**os.environ, "NFILTER_ALLOW_HOSTS": "127.0.0.1", **self.env, **env},
         )  # fmt: skip

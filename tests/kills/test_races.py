@@ -43,3 +43,15 @@ def test_without_the_lock_both_would_run(bench_of: Any) -> None:
     bench = bench_of(rows=100, concurrency=8, chunk=50, latency=0.05)
     bench.build = NO_LOCK
     assert not all(one_ran(bench, f"race-{n}") for n in range(3))
+
+
+def test_seeds_that_two_processes_would_run_are_run_by_one(bench_of: Any) -> None:
+    """Seeds need the same greedy calls: two processes, each in another seed first, would pay for them twice."""
+    bench = bench_of(rows=100, concurrency=8, chunk=50)
+    both = [bench.start("group", "--seeds", seeds) for seeds in ("0,1", "1,0")]
+    said = [process.communicate()[1].decode() for process in both]
+    codes = [process.returncode for process in both]
+    assert sum(bench.served().values()) == bench.rows
+    assert sorted(codes) in ([0, 0], [0, 7])
+    if 7 in codes:
+        assert re.search(r"process \d+ is running in it; wait for it", said[codes.index(7)])

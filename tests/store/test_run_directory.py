@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from hypothesis import given
@@ -23,8 +25,10 @@ from nfilter.store.files import (
     write_json,
     write_jsonl,
 )
-from nfilter.store.run_directory import RunDirectory, locked, set_aside
+from nfilter.store.locks import locked, other_process
+from nfilter.store.run_directory import RunDirectory, set_aside
 from nfilter.store.samples import open_samples
+from nfilter.store.seals import damaged
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -155,6 +159,72 @@ def test_one_holder_at_a_time_in_one_process_too(tmp_path: Path) -> None:
         pass
     with run.held():
         pass
+
+
+@contextmanager
+def running_in(folder: Path) -> Iterator[None]:
+    """Another process runs in ``folder``."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        yield
+
+
+def moving(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let another process move ``path`` aside between the opening of its lock file and the lock."""
+    moved: list[Path] = []
+
+    def soon(lock: IO[str]) -> bool:
+        if not moved:
+            moved.append(path.rename(path.with_name(f"{path.name}.old-1")))
+        return locked(lock)
+
+    monkeypatch.setattr("nfilter.store.run_directory.locked_soon", soon)
+
+
+def test_the_lock_is_that_of_the_folder_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path / "x")
+    moving(monkeypatch, run.path)
+    with run.held():
+        assert (run.path / ".lock").read_text()
+        with pytest.raises(StoreError, match="is running in it"), run.held():
+            pass
+        with RunDirectory(tmp_path / "x.old-1").held():
+            pass
+
+
+def test_of_two_that_move_a_run_aside_neither_moves_onto_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "x"
+    (out / "00-source").mkdir(parents=True)
+    moving(monkeypatch, out)
+    assert set_aside(out) == tmp_path / "x.old-2"
+    assert (tmp_path / "x.old-1" / "00-source").is_dir()
+
+
+def test_the_process_that_runs_is_known_to_others_alone(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "x")
+    assert other_process(run.path) is None
+    with run.held():
+        assert other_process(run.path) is None
+    assert other_process(run.path) is None
+    with running_in(run.path):
+        assert other_process(run.path) == "4711"
+
+
+@pytest.mark.types("process «» is running in «» and may be replacing it: wait for it")
+def test_what_a_run_is_replacing_is_not_called_damaged_alone(tmp_path: Path) -> None:
+    assert "; run the command that made it again" in str(
+        damaged(tmp_path / "a", "is missing", tmp_path)
+    )
+    with running_in(tmp_path):
+        assert str(damaged(tmp_path / "a", "is missing", tmp_path)) == (
+            f"{tmp_path / 'a'}: is missing; process 4711 is running in {tmp_path} and may be replacing it: wait for it"
+        )
 
 
 @pytest.mark.types("rank «» of a run is running in it; stop it, or choose another --out")

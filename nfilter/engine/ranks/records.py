@@ -19,7 +19,7 @@ from nfilter.api.file_errors import write_error
 from nfilter.engine.ranks.place import Place
 from nfilter.engine.ranks.waiting import Waiting
 from nfilter.store.files import read_sealed, write_sealed
-from nfilter.store.run_directory import locked, unlock
+from nfilter.store.locks import locked, unlock
 
 RANKS: Final = "ranks"
 JOURNAL: Final = "journal.db"

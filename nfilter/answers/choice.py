@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nfilter.answers.judged import judged_right, lists_all
-from nfilter.answers.markers import DENIES, denied, revised
+from nfilter.answers.markers import DENIES, denied, revised, taken_back
 from nfilter.answers.names import (
     continues,
     is_answered,
@@ -18,6 +18,7 @@ from nfilter.answers.names import (
 )
 from nfilter.answers.phrases import fails, is_supposed, judged_last, said_alone, single_letters
 from nfilter.answers.reading import clean, fold, line_at, normal, trimmed
+from nfilter.answers.refusals import refuses
 from nfilter.answers.scripts import apart
 from nfilter.api.types import Sample
 
@@ -32,7 +33,7 @@ _AT = re.compile(
     rf"[\"'“‘(\[{{<$]*+(?P<letter>[A-Za-z]){_NO_WORD}(?P<close>[)\]}}>\"'”’.,:;!$]*)"
 )
 _MORE = re.compile(
-    r"[)\]}\"'”’.]*\s?(?:(?P<strong>/|&|\+|\||–|->|=>|→|(?<=[)\]])\s?(?=[(\[])|(?:(?i:to|through)\s)|,?\s?(?i:or|and|y|o|et|ou|und|oder|e|и|или|和|或|と|또는|및|و|أو|और|या)(?=[\s(\[\"'A-Z]))"
+    r"[)\]}\"'”’.]*\s?(?:(?P<strong>/|&|\+|\||–|->|=>|→|(?<=[)\]])\s?(?=[(\[])|(?:(?i:to|through)\s)|,?\s?(?i:or|and|y|o|et|ou|und|oder|e|и|или|和|或|と|또는|및|와|과|و|أو|और|या)(?=[\s(\[\"'A-Z]))"
     r"|(?P<comma>[,;、،]|(?=\s[A-Z][\W_]*$)))\s?(?:(?i:option|choice)\s)?[(\[\"'“‘]*(?P<letter>[A-Za-z])"
     + _NO_WORD
 )
@@ -85,7 +86,12 @@ class Choice:
         options = self.options(sample) if sample is not None else None
         reader = _Reader(apart(clean(text)), options)
         try:
-            return reader.whole() or reader.stated() or reader.standing()
+            if whole := reader.whole():
+                return whole
+            if taken_back(reader.text):
+                return None
+            stated = reader.stated()
+            return stated if stated or refuses(reader.text) else reader.standing()
         except _Unclear:
             return None
 

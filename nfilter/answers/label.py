@@ -66,7 +66,9 @@ def _said(text: str, cleaned: str) -> Iterator[str]:
     yield cleaned
     places = [statement.position for statement in revised(cleaned)]
     places += [
-        match.end() for match in _NAMED.finditer(cleaned) if not denied(cleaned[: match.start()])
+        match.end()
+        for match in _NAMED.finditer(cleaned)
+        if not (denied(cleaned[: match.start()]) or denied(cleaned[: match.end()]))
     ]
     if places:
         line = line_at(cleaned, max(places))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 from unicodedata import normalize
 
 _LAST = 64  # markers looked at, from the end
@@ -32,7 +32,7 @@ _MARK = r"\s?(?:[:：]|=>|->|→|=)|\s?[-–—](?=\s)|[ ]?(?=\n)"
 _STATES = re.compile(
     normalize(
         "NFKC",
-        rf"""(?<!\w)(?<!wrong[ ])(?<!worst[ ])(?<!incorrect[ ])(?<!previous[ ])(?<!initial[ ])(?<!['’]s[ ])
+        rf"""(?<!\w)(?<!wrong[ ])(?<!worst[ ])(?<!incorrect[ ])(?<!previous[ ])(?<!initial[ ])(?<!given[ ])(?<!original[ ])(?<!old[ ])(?<!earlier[ ])(?<!their[ ])(?<!student[ ])(?<!['’]s[ ])
     (?: answers? | (?:correct|right|best|final)[ ](?:option|choice|letter) )
     (?: [ ](?:to|for)[ ][^.:;\n]{{1,80}}? )?
     (?: (?P<says> \s?(?:is|are|was|should[ ]be|would[ ]be|must[ ]be|will[ ]be)(?!\w) ) \s?:? | {_MARK} )
@@ -58,21 +58,45 @@ _FIRM = re.compile(
 
 _DENYING = re.compile(
     r"(?:(?<!\w)(?:not|never|cannot|nor|neither|except|excluding|exclude[ds]?|eliminate[ds]?|rule[ds]?[ ]out|(?:all|anything|everything)[ ]but|"
-    r"wrong|incorrect|worst|pas|nicht|no[ ]es|não|non|не|nie|bukan|tidak|không[ ]phải|ليس|ليست)|n['’]t|不是|不为|不等于|并非|不选|不選)(?![^\W\d_])(?:(?!\sbut\s)[^.,;!?\n]){0,24}\Z",
+    r"wrong|incorrect|worst|under[ ]no[ ]circumstances|pas|nicht|niet|geen|inte|ikke|ei[ ]ole|nem|není|nu[ ]este|no[ ]es|não|non|не|nie|δεν|bukan|tidak|"
+    r"không[ ]phải|ليس|ليست|לא|אינ[הו]|איננ[הו])|n['’]t|ไม่ใช่|不是|不为|不等于|并非|不选|不選)(?![^\W\d_])(?:(?!\sbut\s)[^.,;!?\n]){0,24}\Z",
     re.IGNORECASE,
 )
 
 
-DENIES = (
+_DENIES = (
     r"\s?(?:では\s?(?:ない|なく|ありません)|じゃない|[이가]\s?아[니닙]|이\s?\(가\)\s?아[니닙]|नहीं|değil|est\sfau|ist\s(?:falsch|nicht)|n['’]est\spas|"
-    r"no\ses|es\s(?:incorrect|fals)|неверн|не\sверн|是错|是錯|错|錯|不对|不對)"
+    r"no\ses|es\s(?:incorrect|fals)|неверн|не\sверн|是错|是錯|错|錯|不对|不對|está\serrad|è\ssbagliat|yanlış|خطأ|نیست|गलत|নয়|"
+    r"は\s?間違|[은는이가]\s?틀[렸린])"
 )
-"""What says behind an answer in other languages than English that it is none."""
+# What says behind an answer in other languages than English that it is none.
+
+
+# Normal text has another form of some letters.
+DENIES: Final = normalize("NFKC", _DENIES)
+_OTHERS = re.compile(
+    r"(?<!\w)(?:(?:students?|user|teacher|annotator|author|given|original|old|previous|earlier|initial|wrong|incorrect|their|his|her)(?:['’]s?)?[ ]"
+    r"(?:final[ ])?(?:answer|label|response|choice|sentiment|class|category)[ ]?(?:is|was|says|:|=)|(?:the|a)[ ](?:student|user|annotator|teacher)[ ]"
+    r"(?:answered|said|chose|picked|wrote|says|answers))[\s:\"'“(]*\Z",
+    re.IGNORECASE,
+)
+_TAKES_BACK = re.compile(
+    r"[.!?…)\n]\s*(?:(?:(?P<sure>actually|wait|h+mm+|hold\son|oops|scratch\sthat|never\smind|that\s?(?:['’]s|is|was)(?:\snot\sright|n['’]t\sright|\swrong|\sincorrect)|"
+    r"(?:that|this|it)\s(?:can['’]t|cannot|can\snot)\sbe\sright)|no|nope|sorry|but)[\s,.!…]*){1,4}\Z",
+    re.IGNORECASE,
+)
 
 
 def denied(before: str) -> bool:
-    """Whether ``before`` says of what follows that it is not the answer: "I would not choose", "the wrong answer is"."""
-    return _DENYING.search(before[-60:]) is not None
+    """Whether ``before`` says of what follows that it is not the answer, or that of another: "I would not choose", "the student's answer is"."""
+    near = before[-60:]
+    return _DENYING.search(near) is not None or _OTHERS.search(near) is not None
+
+
+def taken_back(text: str) -> bool:
+    """Whether a text ends by taking its answer back without another one: "Wait, that's wrong."."""
+    found = _TAKES_BACK.search(text[-120:])
+    return found is not None and found["sure"] is not None
 
 
 @dataclass(frozen=True, slots=True)

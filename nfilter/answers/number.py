@@ -11,23 +11,27 @@ from fractions import Fraction
 from nfilter.answers.choice import options_of
 from nfilter.answers.latex import plain_math
 from nfilter.answers.locales import UNREADABLE, has_comma, one_form
-from nfilter.answers.markers import Statement, denied, revised
+from nfilter.answers.markers import Statement, denied, revised, taken_back
 from nfilter.answers.quantity import NUMBER, canonical, value
-from nfilter.answers.reading import TAIL, clean, line_at
+from nfilter.answers.reading import TAIL, clean, line_at, unstruck
+from nfilter.answers.refusals import refuses
+from nfilter.answers.replies import is_unnamed
 from nfilter.answers.scripts import apart, western_digits
 from nfilter.answers.surroundings import behind, is_exponent, is_tied, sized, worked_out
 from nfilter.api.types import Sample
 
 _BOX = "\ue000"  # before what stood in a box
 _WHOLE = 200  # characters of a text that may be one number with its unit
-_HASHES = re.compile(r"^\s{0,3}####\s{0,3}(?=\S)", re.MULTILINE)
+# "#### 3. Compute the total" is a heading.
+_HASHES = re.compile(r"^\s{0,3}####\s{0,3}(?=\S)(?!\d{1,2}\.\s[^\W\d_])", re.MULTILINE)
+_SUBSCRIPT = re.compile("(?<=[0-9])[\u2080-\u2089]+")  # the base of 101₂
 _VULGAR = re.compile(r"(\d?)\s?([\u00bc-\u00be\u2150-\u215e])(?P<more>\s?\d)?")
 _GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[\u00a0\u2007\u2009\u202f]\d{3})+(?!\d)")
 _SPACED = re.compile(
     r"(?P<head>[\s\"'(\[{$€£¥+-]*)(?P<number>[1-9]\d{0,2}(?: \d{3})+)(?!\d)(?!\s?/)(?! \d)"
 )
 _MINUS = re.compile(
-    r"(?:(?<![^\W\d_])(?:minus|negative|negativ|moins|menos|meno|минус|سالب|ناقص|منفی|ऋण|माइनस|eksi|âm)[\s-]|(?:マイナス|마이너스|음수|负|負)\s?)"
+    r"(?:(?<![^\W\d_])(?<!\bo )(?<!\bao )(?<!\blo )(?<!\bpelo )(?<!\bal )(?<!\bau )(?<!\bdu )(?<!\bou )(?<!\bà )(?<!\bni )(?:minus|negative|negativ|moins|menos|meno|минус|سالب|ناقص|منفی|ऋण|माइनस|eksi|âm)[\s-]|(?:マイナス|마이너스|음수|负|負)\s?)"
     r"(?=[$€£¥]?\s?\.?\d)",
     re.IGNORECASE,
 )
@@ -80,6 +84,8 @@ class Number:
 
     def parse(self, text: str, sample: Sample | None = None) -> str | None:
         """The number in canonical form ("72", "-0.5", "1/3", "6e23"; "0,5" where the locale has it so), or None."""
+        if is_unnamed(text):
+            return None
         comma = has_comma(self.locale)
         found = _Text(_prepared(text, comma=comma), dict(self.units), english=not comma).number()
         return None if found is None else canonical(found, comma=comma)
@@ -117,6 +123,8 @@ class _Text:
 
     def number(self) -> Fraction | None:
         """The number that the text answers with; None where there is none, or none that is clear."""
+        if taken_back(self.text):
+            return None
         if len(self.text) <= _WHOLE and "\n" not in self.text:
             whole = None if _BULLET.match(self.text) else self._whole(self.text)
             if whole is not None:
@@ -126,7 +134,7 @@ class _Text:
                 return self._stated(each)
             except _Nothing:
                 continue
-        return self._last(self.text)
+        return None if refuses(self.text) else self._last(self.text)
 
     def _stated(self, each: Statement) -> Fraction | None:
         line = line_at(self.text, each.position)
@@ -243,7 +251,8 @@ class _Text:
 
 
 def _prepared(text: str, *, comma: bool) -> str:
-    text = _PRIVATE.sub(" ", western_digits(text[-TAIL:]))
+    text = _PRIVATE.sub(" ", western_digits(unstruck(text[-TAIL:])))
+    text = _SUBSCRIPT.sub(UNREADABLE, text)
     text = _STARS.sub(r"\1^", text)
     text = plain_math(text)
     text = _GROUPED.sub(lambda group: re.sub(r"\D", "", group[0]), text)

@@ -22,6 +22,10 @@ _ONE_KIND = str.maketrans({**dict.fromkeys("‐‑‒−﹣－", "-"), **dict.fr
 # Direction marks, soft hyphens and variation selectors show nothing. Joiners are part of words in some scripts.
 _INVISIBLE = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe0e\ufe0f\ufeff]+")  # fmt: skip
 _SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b]+")
+_STRUCK = re.compile(
+    r"~~[^~\n]{1,200}~~|<(del|s|strike)>[^<\n]{0,200}</\1>|\\(?:[bx]?cancel|sout)\s?\{[^{}]{0,200}\}",
+    re.IGNORECASE,
+)
 _TAGGED = re.compile(r"</?answer>", re.IGNORECASE)
 _LATEX_TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:rm|bf|it|sf|tt)|mbox|operatorname|boldsymbol|bm|emph|underline)\s?"
@@ -44,6 +48,11 @@ def normal(text: str) -> str:
     return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).translate(_ONE_KIND)
 
 
+def unstruck(text: str) -> str:
+    """``text`` without what is struck out, in markdown, HTML or LaTeX."""
+    return _STRUCK.sub(" ", text)
+
+
 def fold(text: str) -> str:
     """Normal and case-folded, so that equal words are equal strings."""
     return unicodedata.normalize("NFKC", normal(text).casefold())
@@ -55,7 +64,7 @@ def clean(text: str, box: Callable[[str | None], str] | None = None, *, words: b
     ``box`` writes what stands in a box, None for a box that never ends; by default an ``Answer:`` line. ``words``: an answer in words
     may be JSON itself, so that only an object that holds nothing but an answer and its reasons is one.
     """
-    text = normal(named_answer(text[-TAIL:], alone=words))
+    text = normal(named_answer(unstruck(text[-TAIL:]), alone=words))
     text = _LATEX_MATH.sub("", _LATEX_TEXT.sub(r"\1", text))
     text = _unboxed(text, box or _answer_line)
     text = _TAGGED.sub(lambda tag: "\n" if tag[0].startswith("</") else "\nAnswer: ", text)

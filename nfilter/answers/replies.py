@@ -17,6 +17,7 @@ _REASONS = frozenset(
     }
 )  # fmt: skip
 _MOST = 8  # opening braces tried, from the end
+_FENCE = re.compile(r"\A```[A-Za-z]{0,10}\s*")
 _BLOCK = re.compile(r"```[A-Za-z]{0,10}\s*\Z")
 
 
@@ -38,6 +39,17 @@ def named_answer(text: str, *, alone: bool = False) -> str:
             head, tail = stripped[: max(0, place - 40)], stripped[max(0, place - 40) : place]
             return f"{head}{_BLOCK.sub('', tail)}\nAnswer: {said}"
     return text
+
+
+def is_unnamed(text: str) -> bool:
+    """Whether ``text`` is a JSON object of several values beside reasons, of which none is named as the answer."""
+    bare = _FENCE.sub("", text.strip()).rstrip("` \t\r\n")
+    if not (bare.startswith("{") and bare.endswith("}")):
+        return False
+    value = _loaded(bare)
+    if not isinstance(value, Mapping) or _said(value, alone=False) is not None:
+        return False
+    return len({str(key).lower() for key in value} - _REASONS) > 1
 
 
 def _loaded(text: str) -> Any:

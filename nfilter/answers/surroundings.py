@@ -34,11 +34,25 @@ _UNCLEAR = frozenset(
         "billón", "billones", "bilhão", "bilhões", "billionen", "thousandth", "thousandths", "hundredth", "hundredths", "tenth",
         "tenths", "half", "halves", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths", "sixth",
         "sixths", "eighth", "eighths", "分之", "割", "兆", "조",
-        "pi", "sqrt", "log", "ln", "sin", "cos", "tan", "exp", "mod", "choose", "plus", "minus", "over", "divided",
+        "dozen", "dozens", "pi", "sqrt", "log", "ln", "sin", "cos", "tan", "exp", "mod", "choose", "plus", "minus", "over", "divided",
         "multiplied", "squared", "cubed", "root", "infinity", "factorial",
     }
 )  # fmt: skip
 _LETTER_UNITS = frozenset("mgshlLNJWVACFdΩµ")
+_OR = (
+    r"(?:up\s)?to|or|and|bis|oder|und|until|till|through|thru|in|of(?:\s(?:the|every))?|for|per|by|against|vs\.?|versus|less|"
+    r"o|ou|e|y|et|en|eller|lub|albo|veya|atau|hoặc|och|og|i|a|à|tot|do|ile|dan|sampai|hingga|đến|tới|s[iș]|sau|ja|és|"
+    r"или|и|до|और|या|से|तक|أو|و|إلى|یا|تا|או|עד"
+)
+_RUN_ON_OR = "至|到|或|和|から|または|と|부터|에서|또는|ถึง|หรือ"
+_MORE_OR_LESS = (
+    r"under|below|above|(?:más|menos|mais|plus|moins)\sde|(?:mehr|weniger)\sals|(?:meer|minder)\sdan|(?:più|meno)\sdi|больше|меньше|более|менее|"
+    r"свыше|(?:lebih|kurang)\sdari|أكثر\sمن|أقل\sمن|超过|超過|不到|不足|少于|少於|多于|多於|大于|大於|小于|小於"
+)
+_FOR_EXAMPLE = (
+    r"e\.g\.|for\s(?:example|instance)|such\sas|z\.\s?B\.|zum\sBeispiel|par\sexemple|por\se(?:jemplo|xemplo)|per\sesempio|например|例如|比如|例えば|たとえば|"
+    r"예를\s들어|مثلاً?"
+)
 _UNIT = re.compile(
     rf"\s?(?P<name>%|‰|°\s?[CFK]?(?![^\W\d_])|{CURRENCY}|µ?[^\W\d_]++(?:[\u0300-\u036f\u0900-\u0d7f\u0e31-\u0e4e]|[^\W\d_])*+)"
     r"(?P<rest>(?:(?<=m)[23](?!\w))?(?:\s?\^\s?\{?\s?[-–]?\d++\s?\}?)?(?:\s?[/·]\s?[^\W\d_]++(?:\s?\^\s?\{?\s?[-–]?\d++\s?\}?)?){0,3})"
@@ -51,12 +65,14 @@ _MONTH_BEHIND = re.compile(rf"(?:st|nd|rd|th)?\s(?:of\s)?(?:{_MONTH})(?!\w)")
 _DECADE = re.compile(r"(?<!\d)(?:1\d|20)\d0s\Z")
 _DENIED = re.compile(
     DENIES
-    + r"|\s(?:[^\W\d_]+\s)?(?:(?:is|was|are|were)(?:n['’]t|\s(?:not|wrong|incorrect|false|impossible))|(?:degrees?\s)?below\szero)(?!\w)",
+    + r"|\s(?:[^\W\d_]+\s)?(?:(?:is|was|are|were)(?:n['’]t|\s(?:not|wrong|incorrect|false|impossible))|(?:degrees?\s)?below\szero)(?!\w)"
+    + r"|,?\s(?:which|but\s(?:that|this|it))\s(?:is|was)(?:n['’]t|\s(?:not|wrong|incorrect|false))(?!\w)|\s(?:can['’]t|cannot)\sbe(?!\w)"
+    + r"|\s?(?:未満|より|미만|초과)|\s?\(?(?:in\s)?(?:base[\s-]?\d+|binary|octal|hex(?:adecimal)?)(?!\w)",
     re.IGNORECASE,
 )
 _POWER_OF_UNIT = re.compile(r"\s?\^\s?\{?\s?[-–]?\d")
 _JOINED = re.compile(
-    rf"(?:\s?[,;]\s?|\s)(?:(?:and|or|und|oder|et|ou|y|o|e|и|или|&)\s)?(?:[-–+±]\s?)?{CURRENCY}?\s?[\d{UNREADABLE}√∞]"
+    rf"\s?\(\s?or\s|\s?(?:->|→|=>|⇒|\|)\s?[-–]?\d|(?:\s?[,;]\s?|\s)(?:(?:and|or|und|oder|et|ou|y|o|e|и|или|&)\s)?(?:[-–+±]\s?)?{CURRENCY}?\s?[\d{UNREADABLE}√∞]"
     r"|[\s,;]+(?:(?:and|or)\s)?[A-Za-z](?:_?\{?\d\}?)?\s?="
     r"|\.?,?\s\d+(?:\.\d+)?\s?(?:in|oz|min|sec)(?![^\W_])|\s?(?-i:[NSEW]),?\s?\d",
     re.IGNORECASE,
@@ -92,9 +108,11 @@ _TIED = re.compile(
     | \d['’′]\s?
     | [∞]\s?[,;]\s?
     | [-–]\s?(?-i:[A-Z]{{1,3}})\s?
-    | [\d{UNREADABLE}]\s?(?:(?:up\s)?to|or|and|bis|oder|und|until|till|through|thru|in|of(?:\s(?:the|every))?|for|per|by|against|vs\.?|versus|less)\s{CURRENCY}?
-    | [\d{UNREADABLE}]\s?(?:\.{{2,3}}|…|~|～|〜|至|到|或|和)\s?{CURRENCY}?
-    | \d\s?[^\W\d_]+,?\s(?:or|and|in|of|for|per|every)\s{CURRENCY}?
+    | [\d{UNREADABLE}]\s?(?:{_OR})\s{CURRENCY}?
+    | [\d{UNREADABLE}]\s?(?:\.{{2,3}}|…|~|～|〜|{_RUN_ON_OR})\s?{CURRENCY}?
+    | (?<![^\W\d_])(?:{_MORE_OR_LESS}|{_FOR_EXAMPLE})[\s,:]*{CURRENCY}?
+    | [<>]=\s?
+    | \d\s?[^\W\d_]+(?:\s?/\s?[^\W\d_]+)?,?\s(?:or|and|in|of|for|per|every|after|before|within|during|from)\s{CURRENCY}?
     | \d[,;]?\s(?:(?:or|and)\s)?[A-Za-z](?:_?\{{?\d\}}?)?\s?=\s?
     | [(\[{{]\s?[-–+]?[\d.{UNREADABLE}]+\s?[,;]\s?
     | \d\s?(?:hours?|hrs?|h|min(?:ute)?s?|sec(?:ond)?s?|feet|foot|ft|yards?|yd|pounds?|lbs?|years?|months?|weeks?|days?|dollars?|

@@ -10,7 +10,15 @@ from nfilter import JSON, Completion, Context, Fence, Request, Sample, View, exc
 from nfilter_robustft.check_settings import CheckConfig
 from nfilter_robustft.views import RequestBuilder
 
-_VERDICT = re.compile(r"verdict\W{0,8}(?P<word>correct|wrong)\b", re.IGNORECASE)
+_VERDICT = re.compile(
+    r"(?P<none>\bno\s)?verdict\W{0,8}(?:correct\s?[|/]\s?wrong\W{1,8})?(?P<word>correct|wrong)\b(?=(?P<rest>[^\n]*))",
+    re.IGNORECASE,
+)
+# More in the line of a verdict that makes it another one, a choice or a condition.
+_UNCLEAR = re.compile(
+    r"\s*[?/|,\"']*\s*(?:->|→)?\s*[\"']?\b(?:correct|wrong)\b|\s*\?|\s(?:or|if|unless|is|labels?\s\w)\b|[.;,]\s*(?:wait|no|actually|but|however)\b|[\s,(]{1,3}(?:the|this)\slabel\sis\b",
+    re.IGNORECASE,
+)
 _ONE_WORD = re.compile(r"\W*(?P<word>correct|wrong)\W*", re.IGNORECASE)
 
 
@@ -39,16 +47,16 @@ def read_verdict(text: str, fence: Fence | None = None) -> bool | None:
     """Return whether the reply calls the label wrong, or None without a verdict.
 
     With a ``fence`` (if the prompt asks for it), only a last line with its code counts, so that a verdict quoted from
-    the data is ignored. Without one, the last "Verdict: ..." counts.
+    the data is ignored. Without one, the last "Verdict: ..." counts, unless its line names both or takes it back.
     """
     if fence is not None:
         verdict = fence.verdict(text, "Verdict", ("correct", "wrong"))
         return None if verdict is None else verdict == "wrong"
-    verdicts = [match["word"] for match in _VERDICT.finditer(text)]
-    if not verdicts:
-        match = _ONE_WORD.fullmatch(text)
-        verdicts = [match["word"]] if match else []
-    return verdicts[-1].lower() == "wrong" if verdicts else None
+    found = list(_VERDICT.finditer(text))
+    if found and (found[-1]["none"] or _UNCLEAR.match(found[-1]["rest"])):
+        return None
+    last = found[-1] if found else _ONE_WORD.fullmatch(text)
+    return last["word"].lower() == "wrong" if last else None
 
 
 def judge_labels(

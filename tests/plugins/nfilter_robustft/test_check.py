@@ -9,6 +9,7 @@ from nfilter import Completion, Failure, Generates, Message, ModelNeed, Sample
 from nfilter.testing import FakeContext, FakeGenerator, check_sample_stage, view
 from nfilter_robustft.check import Check
 from nfilter_robustft.check_settings import CheckConfig
+from nfilter_robustft.judge import read_verdict
 
 OPTIONS = ["red", "green", "blue", "black"]
 VIEWS = ["base", "reasoning"]
@@ -268,6 +269,20 @@ def test_replies_without_a_verdict(reply, judged):
     out, _ = judged({**REPLIES, "one": [reply] * 3})
     assert "one" in flagged(out)
     assert out["one"].notes["check"]["judge"]["failure"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "wrong"),
+    [
+        ("Verdict: wrong", True), ("**Verdict**: **correct**", False), ("Verdict (correct|wrong): wrong", True), ("Verdict: correct/wrong", None),
+        ("Verdict: correct or wrong?", None), ("Verdict: correct? No, wrong.", None), ("Verdict: wrong if B, correct if C", None),
+        ("No verdict. Correct labels are rare.", None), ("Verdict: correct. Wait, wrong.", None), ("Verdict: correct (the label is wrong)", None),
+        ("Verdict: correct\nVerdict: wrong", True), ("Verdict: wrong, because 2+2=4", True), ('{"verdict": ["correct", "wrong"]}', None),
+        ('{"verdict": "wrong"}', True), ("The verdict 'correct' does not apply. Verdict: wrong", True),
+    ],
+)  # fmt: skip
+def test_a_verdict_without_a_code_is_read_right_or_not_at_all(reply, wrong):
+    assert read_verdict(reply) is wrong
 
 
 # --- contract and config -------------------------------------------------------------------------------------

@@ -77,7 +77,12 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 
 @main.command(short_help="Draw rows to check by hand; estimate how good the flags are.")
 @run_argument
-@click.option("--n", "size", type=click.IntRange(min=2), help="The number of rows.  [default: 50]")
+@click.option(
+    "--n",
+    "size",
+    type=click.IntRange(min=2),
+    help="The number of rows, in all: more than were drawn before adds rows.  [default: 50]",
+)
 @click.option("--seed", type=int, help="The seed of the sample of rows.  [default: 0]")
 @click.option("--open", "unblind", is_flag=True, help="Show the run's decision about each row.")
 @json_option

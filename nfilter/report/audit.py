@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,16 @@ from nfilter.metrics.figures import Figure, Range, narrowed
 from nfilter.metrics.figures import estimate as estimate_of
 from nfilter.metrics.stratified import METHOD, Checked, Estimate, Estimates, estimate
 from nfilter.report import reading, sheet, text
-from nfilter.report.drawing import Draw, Stratum, Unit, draw, in_random_order, reached
+from nfilter.report.drawing import (
+    Draw,
+    Stratum,
+    Unit,
+    draw,
+    extended,
+    in_extended_order,
+    in_random_order,
+    reached,
+)
 from nfilter.report.rate import RECORD, rate_text
 from nfilter.store.artefacts import Artefact
 from nfilter.store.files import read_sealed, write_sealed
@@ -66,7 +75,7 @@ def audit(
     """Draw ``n`` rows (default 50) into RUN/audit.csv, or read the answers from it and from review.jsonl.
 
     The sheet shows neither flag nor score. If ``blind``, it shows no new label and no reason either, because both reveal the
-    flag. A sheet that has an answer is never overwritten.
+    flag. A sheet that has an answer is never overwritten; if ``n`` is more than were drawn, rows are added to it.
 
     Raises:
         StoreError: if no stage wrote verdicts, or the sheet has invalid answers (the message has the line numbers).
@@ -74,6 +83,10 @@ def audit(
     run = reading.open_run(run_dir)
     path = run.path / SHEET
     if path.is_file() and (sheet.has_answers(path) or _reviews_count(run)):
+        result = _answered(run, path, n, seed)
+        if n is None:
+            return result
+        _extend(run, path, n, seed)
         return _answered(run, path, n, seed)
     record = _draw(run, path, n=n or _ROWS, seed=seed or 0, blind=blind)
     write_sealed(run.path / RECORD, record)
@@ -100,78 +113,116 @@ def as_json(result: Audit) -> dict[str, Any]:
     return asdict(result)
 
 
-def _population(run: RunDirectory, last: Artefact[Sample]) -> tuple[list[Unit], dict[str, bool]]:
-    """The rows of the source with their last verdicts, and, by id, whether the given label of a row that a person pinned is right.
+class _Population:
+    """The rows of the source with their last verdicts, read once when they are iterated, one chunk in memory at a time.
 
-    Samples that stages added are left out.
+    Samples that stages made are left out, and rows that a person pinned: ``decided`` has by id whether their given label is right.
+
+    Raises:
+        StoreError: at the end, if there is no row or no verdict.
     """
-    reviews = read_reviews(run.path)
-    decided: dict[str, bool] = {}
-    originals = set(reading.ids_of(run.stage(0, reading.SOURCE)))
-    units = []
-    verdicts = 0
-    for sample in last.samples():
-        if sample.id not in originals:
-            continue
-        review = reviews.get(sample.id) if sample.pinned else None
-        if review is not None and review.label_is_right is not None:
-            decided[sample.id] = review.label_is_right
-            continue
-        last_verdict = Verdict.last_of(sample)
-        if last_verdict is None:
-            units.append(Unit(sample.id, flagged=False, score=None))
-            continue
-        verdicts += 1
-        _, verdict = last_verdict
-        units.append(Unit(sample.id, flagged=verdict.flagged, score=float(verdict.noise_score)))
-    if decided and not units:
-        raise StoreError(
-            f"{run.path}: people decided about every row, so there is none to draw; read the decisions in {REVIEW}"
-        )
-    if not verdicts:
-        raise StoreError(
-            f"{run.path}: no stage wrote a verdict (a note with `flagged` and `noise_score`), so there is nothing to "
-            "audit; add a stage that flags wrong labels under `samples:`"
-        )
-    return units, decided
+
+    def __init__(self, run: RunDirectory, last: Artefact[Sample]) -> None:
+        self.run, self.last = run, last
+        self.decided: dict[str, bool] = {}
+        self.size = self.flagged = 0
+
+    def __iter__(self) -> Iterator[Unit]:
+        reviews, verdicts = read_reviews(self.run.path), 0
+        for sample in self.last.samples():
+            if sample.parents:
+                continue
+            review = reviews.get(sample.id) if sample.pinned else None
+            if review is not None and review.label_is_right is not None:
+                self.decided[sample.id] = review.label_is_right
+                continue
+            found = Verdict.last_of(sample)
+            verdict = found[1] if found is not None else None
+            flagged, verdicts = verdict is not None and verdict.flagged, verdicts + bool(found)
+            self.size, self.flagged = self.size + 1, self.flagged + flagged
+            score = None if verdict is None else float(verdict.noise_score)
+            yield Unit(sample.id, flagged=flagged, score=score)
+        if self.decided and not self.size:
+            raise StoreError(
+                f"{self.run.path}: people decided about every row, so there is none to draw; read the decisions in {REVIEW}"
+            )
+        if not verdicts:
+            raise StoreError(
+                f"{self.run.path}: no stage wrote a verdict (a note with `flagged` and `noise_score`), so there is nothing to "
+                "audit; add a stage that flags wrong labels under `samples:`"
+            )
 
 
 def _draw(run: RunDirectory, path: Path, *, n: int, seed: int, blind: bool) -> dict[str, Any]:
     last = reading.last_finished(run)
-    units, decided = _population(run, last)
-    strata = draw(units, n, seed)
-    _write_sheet(run, last, path, in_random_order(strata, seed).ids, blind=blind)
+    population = _Population(run, last)
+    strata = draw(population, n, seed)
+    columns, rows = _sheet_rows(run, last, in_random_order(strata, seed).ids, blind=blind)
+    sheet.write(path, columns, [[row.get(column, "") for column in columns] for row in rows])
     return {
         "status": "drawn",
         "seed": seed,
         "n": n,
         "blind": blind,
         "fingerprint": last.fingerprint() or "",
-        "population": len(units),
-        "flagged": sum(unit.flagged for unit in units),
-        "decided": len(decided),
-        "decided_wrong": sum(not right for right in decided.values()),
+        "population": population.size,
+        "flagged": population.flagged,
+        "decided": len(population.decided),
+        "decided_wrong": sum(not right for right in population.decided.values()),
         "strata": [asdict(stratum) for stratum in strata],
     }
 
 
-def _write_sheet(
-    run: RunDirectory, last: Artefact[Sample], path: Path, order: Sequence[str], *, blind: bool
-) -> None:
+def _extend(run: RunDirectory, path: Path, n: int | None, seed: int | None) -> None:
+    """Draw further rows, ``n`` in all, and add them to the sheet; nothing if fewer are wanted, or another seed, or the run changed."""
+    try:
+        record = read_sealed(run.path / RECORD, run.path)
+    except DamageError:
+        return
+    before = _draw_of(record)
+    last = reading.last_finished(run)
+    if n is None or n < len(before.ids) or seed not in (None, record["seed"]):
+        return
+    if record["fingerprint"] != (last.fingerprint() or ""):
+        return
+    if n > len(before.ids):
+        known = [_stratum(value) for value in record["strata"]]
+        first = record.get("n", len(before.ids))
+        strata = extended(_Population(run, last), first, record["seed"], n, known)
+        if strata is None:
+            return
+        after = in_extended_order(before, strata, record["seed"])
+        drawn = {
+            "strata": [asdict(stratum) for stratum in strata],
+            "draw": after.name,
+            "order": after.ids,
+        }
+        # Before the sheet: the same command adds lines that a killed process did not.
+        write_sealed(run.path / RECORD, {**record, **drawn})
+        before = after
+    _, rows = _sheet_rows(run, last, before.ids, blind=record.get("blind", True))
+    sheet.add(path, rows)
+
+
+def _sheet_rows(
+    run: RunDirectory, last: Artefact[Sample], order: Sequence[str], *, blind: bool
+) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns of a sheet, and the cells of its rows by column."""
     wanted = set(order)
     rows = {
-        sample.id: [sample.id, _question(sample), sample.response]
-        for sample in run.stage(0, reading.SOURCE).samples()
-        if sample.id in wanted
+        sample.id: {"id": sample.id, "question": _question(sample), "label": sample.response}
+        for sample in reading.samples_of(run.stage(0, reading.SOURCE), wanted)
     }
     columns: list[str] = [*_COLUMNS]
     if not blind:
         columns += _OPEN_COLUMNS
         reasons = _reasons(run, wanted)
-        for sample in last.samples():
-            if sample.id in wanted:
-                rows[sample.id] += [sample.response, reasons.get(sample.id, "")]
-    sheet.write(path, [*columns, sheet.ANSWER], [[*rows[sample_id], ""] for sample_id in order])
+        for sample in reading.samples_of(last, wanted):
+            rows[sample.id] |= {
+                "new_label": sample.response,
+                "reason": reasons.get(sample.id, ""),
+            }
+    return [*columns, sheet.ANSWER], [rows[sample_id] for sample_id in order]
 
 
 def _question(sample: Any) -> str:
@@ -196,10 +247,11 @@ def _other_draw(
 ) -> list[str]:
     """A note if the arguments differ from those of the draw, and how to draw again."""
     drawn = sum(len(stratum["drawn"]) for stratum in record["strata"])
+    most = min(record["population"], n or 0)
     asked = [
         text
         for text, other in (
-            (f"--n {n}", n not in (None, record.get("n", drawn))),
+            (f"--n {n}", n not in (None, record.get("n", drawn)) and most != drawn),
             (f"--seed {seed}", seed not in (None, record["seed"])),
         )
         if other
@@ -242,6 +294,8 @@ def _answered(run: RunDirectory, path: Path, n: int | None, seed: int | None) ->
 
 
 def _draw_of(record: Mapping[str, Any]) -> Draw:
+    if "order" in record:
+        return Draw(str(record["draw"]), tuple(record["order"]))
     return in_random_order([_stratum(value) for value in record["strata"]], record["seed"])
 
 
@@ -402,10 +456,20 @@ def render(result: Audit, console: Console) -> None:
             ("flagged, but right", _ids(result.mistaken)),
             ("wrong, not flagged", _ids(result.missed)),
             *[("note", note) for note in result.notes],
+            *_more(result),
             ("method", METHOD),
             ("in full", result.record),
         ],
     )
+
+
+def _more(result: Audit) -> list[tuple[str, str]]:
+    """How to check further rows, which narrow the intervals, once all drawn ones are checked."""
+    if result.answered < result.drawn or result.drawn >= result.population:
+        return []
+    more = min(2 * result.drawn, result.population)
+    command = f"nfilter audit {shlex.quote(result.run)} --n {more}"
+    return [("narrower intervals", f"{command} adds {more - result.drawn} rows to the sheet")]
 
 
 def _estimate_text(value: Estimate, what: str) -> str:

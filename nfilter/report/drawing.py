@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import random
-from collections.abc import Collection, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
+from nfilter.api.packed_texts import PackedTexts
 from nfilter.store.files import digest
+
+Places: TypeAlias = npt.NDArray[np.int64]
 
 _BANDS = 3
 
@@ -39,7 +48,7 @@ class Draw:
     """The drawn rows in a random order, the same in the sheet and in the page.
 
     Attributes:
-        name: A name that no other draw has; decisions name the draw whose order showed the row.
+        name: A name that no other draw has, except one that extends it; decisions name the draw whose order showed the row.
         ids: The rows in that order; empty without a draw.
     """
 
@@ -52,6 +61,17 @@ def in_random_order(strata: Sequence[Stratum], seed: int) -> Draw:
     ids = [sample_id for stratum in strata for sample_id in stratum.drawn]
     random.Random(f"{seed}\x1forder").shuffle(ids)
     return Draw(digest(ids)[:16] if ids else "", tuple(ids))
+
+
+def in_extended_order(before: Draw, strata: Sequence[Stratum], seed: int) -> Draw:
+    """Return the rows of an extended draw: first those of ``before`` in their order, then the new ones in a random order.
+
+    It keeps the name of ``before``, whose order it continues, so that decisions that name it count.
+    """
+    known = set(before.ids)
+    new = [name for stratum in strata for name in stratum.drawn if name not in known]
+    random.Random(f"{seed}\x1forder\x1f{len(known)}").shuffle(new)
+    return Draw(before.name, (*before.ids, *new))
 
 
 def reached(ids: Sequence[str], answered: Collection[str], in_order: Collection[str]) -> int:
@@ -77,55 +97,117 @@ def reached(ids: Sequence[str], answered: Collection[str], in_order: Collection[
     return end
 
 
-def draw(units: Sequence[Unit], n: int, seed: int) -> list[Stratum]:
+def draw(units: Iterable[Unit], n: int, seed: int) -> list[Stratum]:
     """Draw ``n`` rows, or all if there are fewer; half of them flagged if there are enough of both kinds.
 
     Flagged and other rows are each divided at quantiles of the noise score into up to three bands of equal size; rows
-    without a score are a separate band. The draw is without replacement and depends only on ``seed`` and the ids.
+    without a score are a separate band. In each band the seed determines a random order, whose first rows are drawn: the draw
+    is without replacement, depends only on ``seed`` and the ids, and can be extended. ``units`` is read once; a row takes its
+    id and 33 bytes.
     """
-    groups = [
-        [unit for unit in units if unit.flagged],
-        [unit for unit in units if not unit.flagged],
+    return _drawn(_Rows.of(units, seed), n, n, ())
+
+
+def extended(
+    units: Iterable[Unit], n: int, seed: int, more: int, before: Sequence[Stratum]
+) -> list[Stratum] | None:
+    """Return the draw ``before`` of ``n`` rows with further rows, ``more`` in all; None if it is not of these ``units``.
+
+    Sizes and bands do not change. In each of them the further rows are a random sample of those that were not drawn, so that all
+    drawn rows of a band are one random sample of it.
+    """
+    rows = _Rows.of(units, seed)
+    after = _drawn(rows, n, more, before)
+    same = [(s.name, s.size, s.low, s.high) for s in before] == [
+        (s.name, s.size, s.low, s.high) for s in after
     ]
-    budget = _shares([len(group) for group in groups], n, [1.0, 1.0])
+    return after if same else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a population: ``flagged`` (bool), ``scores`` (float64, NaN for none), and two independent random numbers each.
+
+    ``ties`` (uint64) orders rows of equal score, ``lots`` (uint64) is the order in which the rows of a band are drawn.
+    """
+
+    ids: PackedTexts
+    flagged: npt.NDArray[np.bool_]
+    scores: npt.NDArray[np.float64]
+    ties: npt.NDArray[np.uint64]
+    lots: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, units: Iterable[Unit], seed: int) -> _Rows:
+        flagged, scores, ties, lots = array("b"), array("d"), array("Q"), array("Q")
+
+        def ids() -> Iterator[str]:
+            for unit in units:
+                flagged.append(unit.flagged)
+                scores.append(math.nan if unit.score is None else unit.score)
+                ties.append(_number(seed, unit.id))
+                lots.append(_number(seed, "draw", unit.id))
+                yield unit.id
+
+        return cls(
+            PackedTexts.of(ids()),
+            np.array(flagged, dtype=np.bool_),
+            np.array(scores, dtype=np.float64),
+            np.array(ties, dtype=np.uint64),
+            np.array(lots, dtype=np.uint64),
+        )
+
+    def bands(self, flagged: bool, share: int) -> list[Places]:
+        """Return the bands of a group by noise score, without empty ones; ``share`` rows of the group are drawn."""
+        group = np.flatnonzero(self.flagged == flagged)
+        has_none = np.isnan(self.scores[group])
+        unscored, scored = group[has_none], group[~has_none]
+        # At least four drawn rows per band. Ties are broken at random.
+        count = max(1, min(_BANDS, share // 4, len(scored)))
+        ordered = scored[np.lexsort((self.ties[scored], self.scores[scored]))]
+        cuts = [len(ordered) * number // count for number in range(count + 1)]
+        bands = [ordered[start:end] for start, end in itertools.pairwise(cuts)]
+        return [band for band in (*bands, unscored) if len(band)]
+
+    def in_order(self, band: Places) -> Iterator[str]:
+        """Yield the ids of a band in the order in which they are drawn."""
+        return (self.ids[int(place)] for place in band[np.argsort(self.lots[band], kind="stable")])
+
+
+def _drawn(rows: _Rows, n: int, more: int, before: Sequence[Stratum]) -> list[Stratum]:
+    """The strata of a draw of ``n`` rows, with ``more`` rows drawn; those of ``before`` come first in each."""
+    groups = [int(rows.flagged.sum()), int((~rows.flagged).sum())]
+    first, all_rows = (_shares(groups, number, [1.0, 1.0]) for number in (n, more))
+    known = {stratum.name: stratum.drawn for stratum in before}
     strata = []
-    for group, share in zip(groups, budget, strict=True):
-        bands = _bands(group, share, seed)
+    for flagged, share, total in zip((True, False), first, all_rows, strict=True):
+        bands = rows.bands(flagged, share)
         sizes = [len(band) for band in bands]
-        for number, (band, count) in enumerate(
-            zip(bands, _shares(sizes, share, sizes), strict=True), start=1
-        ):
-            rng = random.Random(f"{seed}\x1f{band[0].flagged}\x1f{number}")
-            chosen = rng.sample(sorted(unit.id for unit in band), count)
-            scores = [unit.score for unit in band if unit.score is not None]
+        counts = _shares(sizes, total, sizes)
+        for number, (band, count) in enumerate(zip(bands, counts, strict=True), start=1):
+            name = f"{'flagged' if flagged else 'not flagged'}, band {number}"
+            drawn = known.get(name, ())
+            taken = set(drawn)
+            others = (each for each in rows.in_order(band) if each not in taken)
+            scores = rows.scores[band]
+            low, high = (None, None) if np.isnan(scores[0]) else (scores.min(), scores.max())
             strata.append(
                 Stratum(
-                    name=f"{'flagged' if band[0].flagged else 'not flagged'}, band {number}",
-                    flagged=band[0].flagged,
+                    name=name,
+                    flagged=flagged,
                     size=len(band),
-                    low=min(scores, default=None),
-                    high=max(scores, default=None),
-                    drawn=tuple(chosen),
+                    low=None if low is None else float(low),
+                    high=None if high is None else float(high),
+                    drawn=(*drawn, *itertools.islice(others, max(0, count - len(drawn)))),
                 )
             )
     return strata
 
 
-def _bands(group: Sequence[Unit], share: int, seed: int) -> list[list[Unit]]:
-    """Bands of ``group`` by noise score, without empty ones; ``share`` is the number of rows to draw from the group."""
-    unscored = [unit for unit in group if unit.score is None]
-    scored = [unit for unit in group if unit.score is not None]
-    # At least four drawn rows per band. Ties are broken at random.
-    count = max(1, min(_BANDS, share // 4, len(scored)))
-    ordered = sorted(scored, key=lambda unit: (unit.score, _lot(seed, unit.id)))
-    cuts = [len(ordered) * number // count for number in range(count + 1)]
-    bands = [ordered[start:end] for start, end in itertools.pairwise(cuts)]
-    return [band for band in (*bands, unscored) if band]
-
-
-def _lot(seed: int, sample_id: str) -> bytes:
-    key = f"{seed}\x1f{sample_id}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(key, digest_size=8).digest()
+def _number(seed: int, *parts: str) -> int:
+    """Return a random number below 2**64 that the seed and a row determine."""
+    key = "\x1f".join((str(seed), *parts)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
 
 
 def _shares(sizes: Sequence[int], n: int, weights: Sequence[float]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nfilter.store.artefacts import Artefact
 from nfilter.store.files import read_json, read_jsonl, read_sealed, seals_of
 from nfilter.store.locks import other_process
 from nfilter.store.run_directory import RunDirectory
+from nfilter.store.samples import sample_from_json
 from nfilter.store.seals import check, damaged
 from nfilter.store.tokens import has_tokens
 
@@ -272,6 +273,18 @@ def lines_about(path: Path, sample_id: str) -> Iterator[dict[str, Any]]:
 
 def ids_of(artefact: Artefact[Sample]) -> Iterator[str]:
     """Yield all ids of an artefact in order."""
+    return (sample_id for sample_id, _ in _lines_of(artefact))
+
+
+def samples_of(artefact: Artefact[Sample], wanted: Collection[str]) -> Iterator[Sample]:
+    """Yield the samples with ``wanted`` ids in order; of the others only the ids are read."""
+    for sample_id, line in _lines_of(artefact):
+        if sample_id in wanted:
+            yield sample_from_json(json.loads(line))
+
+
+def _lines_of(artefact: Artefact[Sample]) -> Iterator[tuple[str, str]]:
+    """The id and the line of each sample of an artefact, in order."""
     decoder = json.JSONDecoder()
     start = '{"id": '
     for name, _ in artefact.chunk_files():
@@ -279,9 +292,9 @@ def ids_of(artefact: Artefact[Sample]) -> Iterator[str]:
             for line in lines:
                 # The store writes the id first; decoding only the id is many times faster.
                 if line.startswith(start):
-                    yield str(decoder.raw_decode(line, len(start))[0])
+                    yield str(decoder.raw_decode(line, len(start))[0]), line
                 else:
-                    yield str(json.loads(line)["id"])
+                    yield str(json.loads(line)["id"]), line
 
 
 def has_verdicts(run_dir: Path) -> bool:

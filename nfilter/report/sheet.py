@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nfilter.api.errors import StoreError, did_you_mean
-from nfilter.store.files import publishing
+from nfilter.store.files import publishing, write_bytes
 
 ANSWER = "label_is_right"
 YES = frozenset({"y", "yes", "true", "1"})
@@ -38,6 +38,32 @@ def write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([cell_of(text) for text in row] for row in rows)
+
+
+def add(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Add lines to a sheet, by column; what is there stays byte for byte, in the form in which a spreadsheet saved it.
+
+    Rows whose id is in the sheet are left out.
+    """
+    there = {sample_id for _, sample_id, _ in _cells(path)}
+    data = path.read_bytes()
+    text = data.decode("utf-8-sig")
+    delimiter = _delimiter(text)
+    header = [
+        cell.strip()
+        for cell in next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    ]
+    end = "\r\n" if "\r\n" in text else "\n"
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, delimiter=delimiter, lineterminator=end)
+    for row in rows:
+        cells = [cell_of(row.get(column, "")) for column in header]
+        if not there & {row["id"], guard(row["id"])}:
+            writer.writerow(cells)
+    added = out.getvalue()
+    if added:
+        gap = "" if text.endswith(("\n", "\r")) else end
+        write_bytes(path, data + (gap + added).encode())
 
 
 def answers(path: Path, ids: Sequence[str]) -> dict[str, bool]:
@@ -90,9 +116,13 @@ def _cells(path: Path) -> list[tuple[int, str, str]]:
         raise StoreError(f"{path}: not CSV ({error}); save it as CSV UTF-8") from error
 
 
+def _delimiter(text: str) -> str:
+    """The character between cells: a spreadsheet may save semicolons or tabs."""
+    return max(",;\t", key=text.split("\n", 1)[0].count)
+
+
 def _read(path: Path, text: str) -> list[tuple[int, str, str]]:
-    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
     header = [cell.strip() for cell in next(reader, [])]
     for column in ("id", ANSWER):
         if column not in header:

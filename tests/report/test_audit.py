@@ -7,17 +7,20 @@ import itertools
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nfilter.api.errors import DamageError, StoreError
+from nfilter.cli import entry
 from nfilter.metrics.stratified import Checked, estimate
 from nfilter.report import audit as subject
 from nfilter.report import sheet
-from nfilter.report.drawing import Unit, draw
+from nfilter.report.drawing import Unit, draw, extended
 from nfilter.store.files import write_sealed
 from nfilter.store.samples import open_samples
 
@@ -290,6 +293,48 @@ def test_words_for_yes_and_no(said, right, tmp_path):
     assert sheet.answers(path, ["a"]) == {"a": right}
 
 
+def test_an_extended_draw_is_the_larger_draw():
+    units = population()
+    few, many = draw(units, 50, 7), draw(units, 120, 7)
+    assert extended(units, 50, 7, 120, few) == many
+    assert all(set(a.drawn) < set(b.drawn) for a, b in zip(few, many, strict=True))
+    # A draw of few rows keeps its bands, and rows that another version drew stay drawn.
+    small = draw(units, 10, 7)
+    other = [replace(s, drawn=tuple(sorted(draw_ids(units, s))[: len(s.drawn)])) for s in small]
+    after = extended(units, 10, 7, 40, other)
+    assert after is not None
+    assert [s.name for s in after] == [s.name for s in small]
+    assert sum(len(s.drawn) for s in after) == 40
+    for s, b in zip(after, other, strict=True):
+        assert s.drawn[: len(b.drawn)] == b.drawn
+        assert len(set(s.drawn)) == len(s.drawn)
+    assert extended(population(seed=1), 50, 7, 120, few) is None
+    assert extended(units[1:], 50, 7, 120, few) is None
+
+
+def draw_ids(units: list[Unit], stratum: Any) -> list[str]:
+    return [
+        u.id
+        for u in units
+        if u.flagged == stratum.flagged and stratum.low <= (u.score or 0) <= stratum.high
+    ]
+
+
+def test_rows_of_one_score_are_as_likely_as_the_others_of_their_band():
+    # The lower band has rows 0 to 19 and half of those of equal score, which the tie-breaking chose.
+    units = [Unit(f"low-{i}", False, i / 1000) for i in range(20)]
+    units += [Unit(f"tied-{i}", False, 0.5) for i in range(40)]
+    units += [Unit(f"high-{i}", False, 0.9 + i / 1000) for i in range(60)]
+    tied = drawn = 0
+    for seed in range(400):
+        first = draw(units, 12, seed)[0]
+        tied += sum(name.startswith("tied") for name in first.drawn)
+        drawn += len(first.drawn)
+    assert first.size == 40
+    # Half of the band; 4 standard deviations of a share of 1,600 rows.
+    assert abs(tied / drawn - 0.5) < 4 * 0.5 / drawn**0.5
+
+
 # --- a run ---------------------------------------------------------------------------------------------------
 
 
@@ -395,12 +440,53 @@ def test_a_sheet_with_an_answer_is_never_written_again(world):
     )
     assert "11 rows have no answer yet" in result.notes[1]
     assert len(subject.audit(RUN, n=12).notes) == len(subject.audit(RUN).notes) == 1
-    assert "--n 13 is not used" in subject.audit(RUN, n=13).notes[0]
+    assert "--n 5 is not used" in subject.audit(RUN, n=5).notes[0]
     fill({first: "what"})
     kept = SHEET.read_bytes()
     with pytest.raises(StoreError, match="label_is_right is 'what'"):
         subject.audit(RUN, n=20)
     assert SHEET.read_bytes() == kept
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_rows_are_added_to_a_sheet_with_answers(world, delimiter, shown):
+    before = subject.audit(RUN, n=12)
+    name = subject.drawn_rows(RUN).name
+    fill(judged(), delimiter=delimiter)
+    kept = SHEET.read_bytes()
+    command = re.search(r"narrower intervals +(nfilter audit \S+ --n 24)", shown(subject.render, subject.audit(RUN)))  # fmt: skip
+    assert command is not None
+    assert entry(command[1].split()[1:]) == 0
+    after = subject.audit(RUN)
+    assert (after.drawn, after.answered, after.population) == (24, 12, before.population)
+    assert SHEET.read_bytes().startswith(kept)
+    with SHEET.open(encoding="utf-8-sig", newline="") as file:
+        added = list(csv.DictReader(file, delimiter=delimiter))
+    assert len({row["id"] for row in added}) == len(added) == 24
+    assert [row["id"] for row in added] == list(subject.drawn_rows(RUN).ids)
+    assert {row["label_is_right"] for row in added[12:]} == {""}
+    assert all(row["question"] and row["label"] for row in added)
+    # The order goes on: decisions that name the draw still count.
+    assert subject.drawn_rows(RUN).name == name
+    whole = SHEET.read_bytes()
+    subject.audit(RUN, n=24)
+    assert SHEET.read_bytes() == whole
+    # A process that was killed before it added the lines.
+    SHEET.write_bytes(kept)
+    subject.audit(RUN, n=24)
+    assert SHEET.read_bytes() == whole
+    assert subject.audit(RUN, n=500).drawn == 26
+    assert "narrower intervals" not in shown(subject.render, subject.audit(RUN))
+
+
+def test_the_draw_of_a_changed_run_is_not_extended(world):
+    subject.audit(RUN, n=12)
+    fill(judged())
+    (RUN / "manifest.json").unlink()
+    write_sealed(RUN / "05-story.select" / "fingerprint", {"of": "another"})
+    found = subject.audit(RUN, n=20)
+    assert found.drawn == 12
+    assert "--n 20 is not used" in found.notes[0]
 
 
 def test_an_empty_sheet_is_drawn_anew(world):

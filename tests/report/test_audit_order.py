@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from nfilter.metrics.stratified import Checked, Estimates, estimate
-from nfilter.report.drawing import Draw, Stratum, Unit, draw, in_random_order, reached
+from nfilter.report.drawing import (
+    Draw,
+    Stratum,
+    Unit,
+    draw,
+    extended,
+    in_extended_order,
+    in_random_order,
+    reached,
+)
 
 Plan = Sequence[tuple[str, int]]
 """What a person does in turn: ``order`` answers that many rows in the random order, ``borderline`` as many nearest the cut."""
@@ -109,6 +119,23 @@ def test_figures_are_unbiased_and_intervals_cover_whatever_else_was_reviewed(wor
         covered = np.mean([one.low <= true <= one.high for one in each])
         # 95% of 300 with a standard deviation of 1.3%.
         assert 0.90 <= covered <= 1.0, (name, covered)
+
+
+def test_figures_of_an_extended_draw_are_unbiased(world):
+    found = []
+    for seed in range(TIMES):
+        first = draw(world.units, DRAWN // 2, seed)
+        strata = extended(world.units, DRAWN // 2, seed, DRAWN, first)
+        assert strata is not None
+        drawn = in_extended_order(in_random_order(first, seed), strata, seed)
+        # All of the first draw, and a part of the added rows in their order.
+        counted = set(drawn.ids[: DRAWN - 10])
+        found.append(estimated(strata, counted, world.wrong, seed))
+    for name, truth in world.truth.items():
+        values = [getattr(each, name) for each in found]
+        covered = sum(each.low <= truth <= each.high for each in values) / TIMES
+        assert abs(statistics.fmean(each.value for each in values) - truth) < 0.02
+        assert covered > 0.9
 
 
 def test_all_answers_of_drawn_rows_together_would_be_biased(world):

@@ -19,6 +19,7 @@ function standing(key, state, draw) {
   const parts = [h("p", { class: "inline" }, h("span", {}, "decided ", h("b", {}, number(state.reviewed))), counts)];
   if (audit?.estimates) {
     parts.push(h("p", { class: "note" }, `${number(audit.answered)} of the ${number(audit.drawn)} rows drawn at random count so far.`), h("ul", { class: "figures" }, interval(audit.estimates.precision, "precision", "of the flagged labels are wrong"), interval(audit.estimates.recall, "recall", "of the wrong labels are flagged"), interval(audit.estimates.noise_rate, "noise rate", "of all labels are wrong")));
+    if (audit.answered === audit.drawn && audit.drawn < audit.population) parts.push(h("button", { type: "button", onclick: draw }, "Draw 50 more rows"));
   } else if (audit) {
     parts.push(h("p", { class: "note" }, `${number(audit.drawn)} rows are drawn at random; none of them counts yet. Precision and recall come from these rows in their random order.`), h("a", { href: link(`run/${key}/review`, { of: "audit" }) }, "review the rows drawn at random"));
   } else {
@@ -46,8 +47,9 @@ export async function reviewScreen({ key, query, alive, where }) {
   const fault = h("div", {});
 
   const drawState = () => replace(side, standing(key, state, async () => {
-    state = await post(`runs/${key}/review/draw`, { n: 50 });
-    go(`run/${key}/review`, { of: "audit" });
+    state = await post(`runs/${key}/review/draw`, { n: 50 + (state.audit?.drawn ?? 0) });
+    if (audit) return next();
+    return go(`run/${key}/review`, { of: "audit" });
   }));
   const fetchQueue = async () => {
     const found = await get(`runs/${key}/review`, audit ? { of: "audit" } : wanted);

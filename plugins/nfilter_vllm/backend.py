@@ -17,6 +17,7 @@ from nfilter import (
     EngineModel,
     FloatArray,
     IntArray,
+    ModelError,
     ModelRef,
     Request,
     Sample,
@@ -32,6 +33,11 @@ from nfilter_vllm.config import VLLMConfig
 from nfilter_vllm.engine import Engine
 
 KIND: Final = EngineKind("vllm", "vLLM", least=(0, 33), reader="hf", adapters=SUPPORT)
+
+# vllm/lora/ops/triton_ops of vLLM 0.33
+WIDE: Final = (
+    "vLLM applies adapters to weights of 16 bits only; set dtype: auto for this model, or use: hf"
+)
 
 Numbered = Iterator[tuple[int, Completion] | None]
 
@@ -50,7 +56,10 @@ class VLLMBackend:
 
     @classmethod
     def problems(cls, config: VLLMConfig, site: Site) -> Iterable[str]:
-        return list(engine_problems(KIND, config, site))
+        found = list(engine_problems(KIND, config, site))
+        if config.adapter_rank is not None and config.dtype == "float32":
+            found.append(WIDE)
+        return found
 
     @classmethod
     def facts(cls, config: VLLMConfig, site: Site) -> Iterable[str]:
@@ -126,6 +135,8 @@ class VLLMBackend:
     def _start(self, place: Checkpoint, adapters: Sequence[EngineAdapter]) -> Engine:
         config = self._config
         rank = max([config.adapter_rank or 0, *(adapter.rank for adapter in adapters)])
+        if rank and config.dtype == "float32":
+            raise ModelError(WIDE)
         settings: dict[str, Any] = {
             "model": str(place.path),
             "tokenizer_mode": "hf",

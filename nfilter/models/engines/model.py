@@ -156,17 +156,19 @@ class EngineModel:
                 f"{place.path} is one file, and {self._kind.name} takes a folder with safetensors weights: set use: {self._kind.reader} for this model"
             )
         adapter = None if ref is None else self._usable(ref)
-        if adapter is not None:
-            self._adapters.setdefault(adapter.digest, adapter)
-            if self._engine is not None and not self._engine.load(adapter):
-                # Some engines fix the room for adapters when they start.
-                self._stop()
+        if adapter is not None and self._engine is not None and not self._engine.load(adapter):
+            # Some engines fix the room for adapters when they start.
+            self._stop()
         if self._engine is None:
-            self._engine = self._start(place, tuple(self._adapters.values()))
+            others = [each for each in self._adapters.values() if each != adapter]
+            self._engine = self._start(place, [*others, *([adapter] if adapter else [])])
             if adapter is not None and not self._engine.load(adapter):
                 raise ModelError(
                     f"{self._kind.label} has no room for the adapter in {adapter.folder}; set use: {self._kind.reader} for this model"
                 )
+        if adapter is not None:
+            # Not before: an adapter with which no engine starts is not in the way of other calls.
+            self._adapters[adapter.digest] = adapter
         return self._engine, adapter.digest if adapter is not None else None
 
     def _usable(self, ref: ModelRef) -> EngineAdapter:

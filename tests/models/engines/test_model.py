@@ -111,10 +111,12 @@ def site(tmp_path: Path) -> Site:
 
 
 def opened(site: Site, room: int = 8) -> tuple[EngineModel, list[Scripted]]:
-    """A model, and the engines that it has started."""
+    """A model, and the engines that it has started. None starts with an adapter of a rank above 99."""
     started: list[Scripted] = []
 
     def start(place: Checkpoint, adapters: Sequence[EngineAdapter]) -> Scripted:
+        if any(each.rank > 99 for each in adapters):
+            raise ModelError("E cannot start")
         started.append(Scripted(room))
         return started[-1]
 
@@ -167,6 +169,23 @@ def test_an_engine_that_has_no_room_even_when_it_is_started_again_is_named(
     ):  # fmt: skip
         adapted.generate([Request((), Sampling())])
     assert [engine.closed for engine in started] == [True, False]
+
+
+def test_an_adapter_with_which_no_engine_starts_is_not_in_the_way_of_other_calls(
+    site: Site, tmp_path: Path
+) -> None:
+    model, started = opened(site)
+    request = Request((), Sampling())
+    small, odd = adapter(tmp_path / "a", 8), replace(adapter(tmp_path / "b", 100), digest="2" * 64)
+    for ref, starts in ((small, 1), (odd, 1), (small, 2)):
+        with model.adapted(ref) as adapted:
+            if ref is odd:
+                with pytest.raises(ModelError, match="E cannot start"):
+                    adapted.generate([request])
+            else:
+                assert adapted.generate([request]) == [Completion("7 7")]
+        assert len(started) == starts
+    assert model.generate([request]) == [Completion("7 7")]
 
 
 def problems(site: Site, **config: Any) -> list[str]:

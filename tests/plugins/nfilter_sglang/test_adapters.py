@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from nfilter import Message, ModelError, ModelRef, Request, Sample, Sampling
+from nfilter import ModelError, ModelRef
 from nfilter_sglang.adapters import unapplied_layers
 from nfilter_sglang.backend import SGLangBackend
+from tests.engine_cases import ADAPTED, check_adapters, make_adapter, with_settings
 
 Open = Callable[..., SGLangBackend]
 # PEFT reads an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
 )
-REQUESTS = [
-    Request((Message("user", text),), Sampling(max_tokens=6), logprobs=True)
-    for text in ("sot 218", "mel 4 7", "heron")
-]
-SAMPLES = [
-    Sample(str(n), (Message("user", "sot 218"), Message("assistant", f"it is {n}")))
-    for n in range(3)
-]
-
-
-def make_adapter(base: Path, out: Path, rank: int, **config: Any) -> ModelRef:
-    """An adapter made with PEFT alone, both of its matrices random."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    module = AutoModelForCausalLM.from_pretrained(base)
-    settings = {"r": rank, "lora_alpha": 2 * rank, "target_modules": ["q_proj", "v_proj"], **config}
-    wrapped = get_peft_model(module, LoraConfig(task_type="CAUSAL_LM", **settings))
-    generator = torch.Generator().manual_seed(rank)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    wrapped.save_pretrained(out)
-    return ModelRef(str(out), "adapter", str(base), f"{rank:064}")
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +30,7 @@ def test_answers_and_scores_with_an_adapter_are_those_of_hf(
     opened: Open, hf: Any, refs: tuple[ModelRef, ModelRef], sglang: Any
 ) -> None:
     model = opened(adapter_rank=12)
-    samples = model.encode(SAMPLES, max_length=99, turns="all")
-    plain = model.generate(REQUESTS)
-    for ref in refs:
-        with model.adapted(ref) as one, hf.adapted(ref) as other:
-            got, wanted = one.generate(REQUESTS), other.generate(REQUESTS)
-            assert [answer.text for answer in got] == [answer.text for answer in wanted]
-            assert got != plain
-            for mine, theirs in zip(one.score(samples), other.score(samples), strict=True):
-                np.testing.assert_allclose(mine, theirs, atol=1e-3, equal_nan=True)
-    assert model.generate(REQUESTS) == plain
+    check_adapters(model, hf, refs)
     (engine,) = sglang.Engine.started
     names = ("enable_lora", "max_lora_rank", "lora_target_modules", "lora_paths")
     assert [engine.settings.get(name) for name in names] == [True, 12, ["all"], None]
@@ -90,11 +52,11 @@ def test_the_engine_starts_again_for_an_adapter_that_it_cannot_load(
     opened: Open, refs: tuple[ModelRef, ModelRef], sglang: Any
 ) -> None:
     model = opened()
-    model.generate(REQUESTS)
+    model.generate(ADAPTED)
     for ref in (refs[0], refs[1], refs[0]):
         with model.adapted(ref) as adapted:
-            assert adapted.generate(REQUESTS)[0].failure is None
-    model.generate(REQUESTS)
+            assert adapted.generate(ADAPTED)[0].failure is None
+    model.generate(ADAPTED)
     assert loaded(sglang) == [(None, []), (4, ["4"]), (12, ["4", "12"])]
     assert [engine.stopped for engine in sglang.Engine.started] == [True, True, False]
 
@@ -105,7 +67,7 @@ def test_copies_load_no_adapter_while_they_run(
     model = opened(copies=2, adapter_rank=16)
     for ref in (refs[1], refs[0]):
         with model.adapted(ref) as adapted:
-            assert adapted.generate(REQUESTS)[0].failure is None
+            assert adapted.generate(ADAPTED)[0].failure is None
     assert loaded(sglang) == [(16, ["12"]), (16, ["12", "4"])]
 
 
@@ -119,7 +81,7 @@ def test_an_adapter_that_sglang_cannot_load_ends_the_run_with_the_reason(
         ),  # fmt: skip
         opened(adapter_rank=8).adapted(odd) as adapted,
     ):
-        adapted.generate(REQUESTS)
+        adapted.generate(ADAPTED)
 
 
 @pytest.mark.parametrize(
@@ -138,15 +100,12 @@ def test_an_adapter_that_sglang_does_not_apply_as_peft_does_is_named_before_a_ca
     change: dict[str, Any],
     words: str,
 ) -> None:
-    folder = tmp_path / "changed"
-    shutil.copytree(refs[0].path, folder)
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    changed = with_settings(refs[0], tmp_path / "changed", **change)
     with (
         pytest.raises(ModelError, match=f"it has {words}; set use: hf for this model"),
-        opened().adapted(replace(refs[0], path=str(folder))) as adapted,
+        opened().adapted(changed) as adapted,
     ):
-        adapted.generate(REQUESTS)
+        adapted.generate(ADAPTED)
     assert not sglang.Engine.started
 
 

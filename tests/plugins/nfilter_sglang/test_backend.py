@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,40 +15,15 @@ from nfilter import (
     Completion,
     Message,
     ModelError,
-    Request,
     Sample,
-    Sampling,
     Site,
-    TokenSample,
 )
 from nfilter.registry.provenance import backend_code
 from nfilter.testing import check_backend
 from nfilter_sglang.backend import SGLangBackend
+from tests.engine_cases import FORM, PROMPTS, SAMPLES, ask, check_answers, check_scores, encoded
 
-PROMPTS = ["sot 218", "what is a heron?", "mel 4 7", "lun 31"]
-SAMPLES = [
-    Sample(str(n), (Message("user", text), Message("assistant", f"it is {n}")))
-    for n, text in enumerate(PROMPTS)
-]
-FORM = {"type": "object", "properties": {"a": {"type": "string"}}}
 Open = Callable[..., SGLangBackend]
-
-
-def ask(text: str, *, logprobs: bool = True, **sampling: Any) -> Request:
-    asked = Sampling(**{"max_tokens": 12, **sampling})
-    return Request((Message("user", text),), asked, logprobs=logprobs)
-
-
-def without_logprobs(answers: Sequence[Completion]) -> list[Completion]:
-    return [replace(answer, logprobs=None) for answer in answers]
-
-
-def logprobs_of(answers: Sequence[Completion]) -> list[float]:
-    return [chance for answer in answers for chance in answer.logprobs or ()]
-
-
-def encoded(model: Any, samples: Sequence[Sample] = SAMPLES) -> list[TokenSample]:
-    return list(model.encode(samples, max_length=256, turns="all"))
 
 
 def test_the_conformance_kit_accepts_the_backend(sglang: Any, site: Site) -> None:
@@ -60,15 +35,7 @@ def test_the_conformance_kit_accepts_the_backend(sglang: Any, site: Site) -> Non
 
 
 def test_greedy_answers_and_their_log_probabilities_are_those_of_hf(opened: Open, hf: Any) -> None:
-    requests = [ask(text) for text in PROMPTS]
-    requests += [ask("sot 218", stop=("2", "3")), ask("mel 4 7", max_tokens=2)]
-    model = opened()
-    got, wanted = model.generate(requests), hf.generate(requests)
-    assert without_logprobs(got) == without_logprobs(wanted)
-    assert {answer.finish for answer in got} == {"stop", "length"}
-    assert logprobs_of(got) == pytest.approx(logprobs_of(wanted), abs=1e-4)
-    silent = model.generate([ask(PROMPTS[0], logprobs=False)])
-    assert [answer.logprobs for answer in silent] == [None]
+    check_answers(opened(), hf)
 
 
 def test_every_sampling_parameter_is_given_and_draws_have_seeds_of_their_own(
@@ -294,8 +261,7 @@ def test_scores_are_those_of_hf(opened: Open, hf: Any, sglang: Any) -> None:
     model = opened()
     talk = (*SAMPLES[0].messages, Message("user", "and?"), Message("assistant", "no"), Message("user", "b"))  # fmt: skip
     samples = encoded(model, [*SAMPLES, Sample("talk", talk), Sample("none", talk[:1])])
-    for got, wanted in zip(model.score(samples), hf.score(samples), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-4, equal_nan=True)
+    check_scores(model, hf, samples)
     requests = sglang.Engine.started[0].requests
     # A sample without a response is not sent, and tokens after the last response are not.
     assert len(requests) == 5

@@ -5,16 +5,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from nfilter import Message, Request, Sample, Sampling, Site
+from nfilter import Site
 from nfilter_sglang.backend import SGLangBackend
+from tests.engine_cases import (
+    check_adapters,
+    check_answers,
+    check_scores,
+    check_seed,
+    encoded,
+    make_adapter,
+)
 
 pytestmark = pytest.mark.skipif(find_spec("sglang") is None, reason="needs sglang")
-PROMPTS = ["sot 218", "mel 4 7", "lun 31", "what is a heron?"]
 
 
 def test_sglang_has_what_the_backend_calls() -> None:
@@ -59,28 +66,19 @@ def pair(plugins: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 
 @pytest.mark.gpu
-def test_answers_at_temperature_0_are_those_of_hf(pair: tuple[Any, Any]) -> None:
+def test_answers_and_scores_are_those_of_hf_and_seeds_repeat(pair: tuple[Any, Any]) -> None:
     fast, slow = pair
-    requests = [
-        Request((Message("user", text),), Sampling(max_tokens=24), logprobs=True)
-        for text in PROMPTS
-    ]
-    requests.append(Request(requests[0].messages, Sampling(max_tokens=24, stop=("2",)), logprobs=True))  # fmt: skip
-    for got, wanted in zip(fast.generate(requests), slow.generate(requests), strict=True):
-        assert (got.text, got.finish) == (wanted.text, wanted.finish)
-        assert got.logprobs == pytest.approx(wanted.logprobs, abs=1e-2)
+    check_answers(fast, slow, tolerance=1e-2)
+    check_seed(fast)
+    check_scores(fast, slow, encoded(fast), tolerance=1e-2)
 
 
 @pytest.mark.gpu
-def test_seeds_repeat_and_scores_are_close_to_those_of_hf(pair: tuple[Any, Any]) -> None:
+def test_adapters_are_applied_as_hf_does(
+    pair: tuple[Any, Any], plugins: Any, tmp_path: Path
+) -> None:
     fast, slow = pair
-    drawn = Request((Message("user", "heron"),), Sampling(max_tokens=8, temperature=1.0, seed=3))
-    one, other = fast.generate([drawn])[0], fast.generate([drawn])[0]
-    assert one == other
-    samples = [
-        Sample(str(n), (Message("user", text), Message("assistant", f"it is {n}")))
-        for n, text in enumerate(PROMPTS)
-    ]
-    encoded = fast.encode(samples, max_length=256, turns="all")
-    for got, wanted in zip(fast.score(encoded), slow.score(encoded), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-2, equal_nan=True)
+    base = plugins.models["tiny"]
+    check_adapters(
+        fast, slow, [make_adapter(base, tmp_path / "a", 8), make_adapter(base, tmp_path / "b", 16)]
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,42 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from nfilter import Message, ModelError, ModelRef, Request, Sample, Sampling
+from nfilter import ModelError, ModelRef, Site
 from nfilter_vllm.adapters import unapplied_layers
 from nfilter_vllm.backend import VLLMBackend
+from tests.engine_cases import ADAPTED, check_adapters, encoded, make_adapter, with_settings
 
 Open = Callable[..., VLLMBackend]
 # PEFT reads an attribute that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
 )
-REQUESTS = [
-    Request((Message("user", text),), Sampling(max_tokens=6), logprobs=True)
-    for text in ("sot 218", "mel 4 7", "heron")
-]
-SAMPLES = [
-    Sample(str(n), (Message("user", "sot 218"), Message("assistant", f"it is {n}")))
-    for n in range(3)
-]
-
-
-def make_adapter(base: Path, out: Path, rank: int, **config: Any) -> ModelRef:
-    """An adapter made with PEFT alone, both of its matrices random."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    module = AutoModelForCausalLM.from_pretrained(base)
-    settings = {"r": rank, "lora_alpha": 2 * rank, "target_modules": ["q_proj", "v_proj"], **config}
-    wrapped = get_peft_model(module, LoraConfig(task_type="CAUSAL_LM", **settings))
-    generator = torch.Generator().manual_seed(rank)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    wrapped.save_pretrained(out)
-    return ModelRef(str(out), "adapter", str(base), f"{rank:064}")
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +33,11 @@ def test_answers_and_scores_with_an_adapter_are_those_of_hf(
     opened: Open, hf: Any, refs: tuple[ModelRef, ModelRef], vllm: Any
 ) -> None:
     model = opened(adapter_rank=12)
-    samples = model.encode(SAMPLES, max_length=99, turns="all")
-    plain = model.generate(REQUESTS)
+    check_adapters(model, hf, refs)
+    samples = encoded(model)
     for ref in refs:
-        with model.adapted(ref) as one, hf.adapted(ref) as other:
-            got, wanted = one.generate(REQUESTS), other.generate(REQUESTS)
-            assert [answer.text for answer in got] == [answer.text for answer in wanted]
-            assert got != plain
-            for mine, theirs in zip(one.score(samples), other.score(samples), strict=True):
-                np.testing.assert_allclose(mine, theirs, atol=1e-3, equal_nan=True)
-        scored = zip(model.score(samples, ref), hf.score(samples, ref), strict=True)
-        for mine, theirs in scored:
+        for mine, theirs in zip(model.score(samples, ref), hf.score(samples, ref), strict=True):
             np.testing.assert_allclose(mine, theirs, atol=1e-3, equal_nan=True)
-    assert model.generate(REQUESTS) == plain
     (engine,) = vllm.LLM.started
     assert (engine.settings["enable_lora"], engine.settings["max_lora_rank"]) == (True, 16)
     numbers = [each.adapter and each.adapter.lora_int_id for each in engine.requests]
@@ -83,11 +49,11 @@ def test_the_engine_starts_again_for_an_adapter_that_it_has_no_room_for(
     opened: Open, refs: tuple[ModelRef, ModelRef], vllm: Any
 ) -> None:
     model = opened()
-    model.generate(REQUESTS)
+    model.generate(ADAPTED)
     for ref in (refs[0], refs[1], refs[0]):
         with model.adapted(ref) as adapted:
-            adapted.generate(REQUESTS)
-    model.generate(REQUESTS)
+            adapted.generate(ADAPTED)
+    model.generate(ADAPTED)
     rooms = [engine.settings.get("max_lora_rank") for engine in vllm.LLM.started]
     assert rooms == [None, 8, 16]
     stopped = [engine.llm_engine.engine_core.stopped for engine in vllm.LLM.started]
@@ -110,15 +76,12 @@ def test_an_adapter_that_vllm_does_not_apply_is_named_before_a_call(
     change: dict[str, Any],
     message: str,
 ) -> None:
-    folder = tmp_path / "changed"
-    shutil.copytree(refs[0].path, folder)
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    changed = with_settings(refs[0], tmp_path / "changed", **change)
     with (
         pytest.raises(ModelError, match=message),
-        opened().adapted(replace(refs[0], path=str(folder))) as adapted,
+        opened().adapted(changed) as adapted,
     ):
-        adapted.generate(REQUESTS)
+        adapted.generate(ADAPTED)
     assert not vllm.LLM.started
 
 
@@ -129,11 +92,32 @@ def test_ranks_and_scalings_of_single_layers_are_applied_as_hf_does(
     ref = make_adapter(plugins.models["tiny"], tmp_path / "own", 4, **own)
     model = opened()
     with model.adapted(ref) as one, hf.adapted(ref) as other:
-        for got, wanted in zip(one.generate(REQUESTS), other.generate(REQUESTS), strict=True):
+        for got, wanted in zip(one.generate(ADAPTED), other.generate(ADAPTED), strict=True):
             assert got.text == wanted.text
             assert got.logprobs == pytest.approx(wanted.logprobs, abs=1e-3)
     # There is room for the highest rank.
     assert [engine.settings["max_lora_rank"] for engine in vllm.LLM.started] == [16]
+
+
+@pytest.mark.types("set dtype: auto for this model, or use: hf")
+def test_adapters_need_weights_of_16_bits(
+    opened: Open, refs: tuple[ModelRef, ModelRef], site: Site, vllm: Any
+) -> None:
+    """vLLM's own kernels take no others, and it would end with the name of no setting."""
+    wide = opened(dtype="float32")
+    plain = wide.generate(ADAPTED)
+    with pytest.raises(
+        ModelError, match="16 bits only; set dtype: auto for this model, or use: hf"
+    ):
+        wide.score([], refs[0])
+    assert wide.generate(ADAPTED) == plain
+    config = {"model": "tiny", "adapter_rank": 8}
+    told = [
+        VLLMBackend.problems(VLLMBackend.Config(**config, dtype=dtype), site)
+        for dtype in ("float32", "auto")
+    ]
+    assert [len(list(each)) for each in told] == [1, 0]
+    assert opened(dtype="auto").score([], refs[0]) == []
 
 
 def test_a_matrix_of_the_output_layer_is_refused() -> None:
@@ -149,16 +133,16 @@ def test_an_adapter_that_vllm_rejects_is_named_and_the_engine_goes_on(
 ) -> None:
     ref = make_adapter(plugins.models["tiny"], tmp_path / "odd", 4, target_modules=["down_proj"])
     model = opened(adapter_rank=8)
-    (plain,) = model.generate(REQUESTS[:1])
+    (plain,) = model.generate(ADAPTED[:1])
     with (
         pytest.raises(ModelError, match=r"vLLM cannot load the adapter in .*odd: Call to add_lora method failed: .*down_proj.*; set use: hf"),
         model.adapted(ref) as adapted,
     ):  # fmt: skip
-        adapted.generate(REQUESTS)
-    assert model.generate(REQUESTS[:1]) == [plain]
+        adapted.generate(ADAPTED)
+    assert model.generate(ADAPTED[:1]) == [plain]
     assert len(vllm.LLM.started) == 1
     with hf.adapted(ref) as other:
-        assert other.generate(REQUESTS)[0].failure is None
+        assert other.generate(ADAPTED)[0].failure is None
 
 
 def test_pickled_adapters_are_never_loaded(

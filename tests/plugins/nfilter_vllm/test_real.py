@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nfilter import Message, Request, Sample, Sampling, Site
+from nfilter import Site
 from nfilter_vllm.adapters import RANKS, SUPPORT
 from nfilter_vllm.backend import VLLMBackend
+from tests.engine_cases import check_answers, check_scores, check_seed, encoded, make_adapter
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="needs vllm")
-PROMPTS = ["sot 218", "mel 4 7", "lun 31", "what is a heron?"]
 
 
 def test_vllm_has_what_the_backend_calls() -> None:
@@ -76,28 +77,33 @@ def pair(plugins: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 
 @pytest.mark.gpu
-def test_answers_at_temperature_0_are_those_of_hf(pair: tuple[Any, Any]) -> None:
+def test_answers_and_scores_are_those_of_hf_and_seeds_repeat(pair: tuple[Any, Any]) -> None:
     fast, slow = pair
-    requests = [
-        Request((Message("user", text),), Sampling(max_tokens=24), logprobs=True)
-        for text in PROMPTS
-    ]
-    requests.append(Request(requests[0].messages, Sampling(max_tokens=24, stop=("2",)), logprobs=True))  # fmt: skip
-    for got, wanted in zip(fast.generate(requests), slow.generate(requests), strict=True):
-        assert (got.text, got.finish) == (wanted.text, wanted.finish)
-        assert got.logprobs == pytest.approx(wanted.logprobs, abs=1e-2)
+    check_answers(fast, slow, tolerance=1e-2)
+    check_seed(fast)
+    check_scores(fast, slow, encoded(fast), tolerance=1e-2)
 
 
 @pytest.mark.gpu
-def test_seeds_repeat_and_scores_are_close_to_those_of_hf(pair: tuple[Any, Any]) -> None:
-    fast, slow = pair
-    drawn = Request((Message("user", "heron"),), Sampling(max_tokens=8, temperature=1.0, seed=3))
-    one, other = fast.generate([drawn])[0], fast.generate([drawn])[0]
-    assert one == other
-    samples = [
-        Sample(str(n), (Message("user", text), Message("assistant", f"it is {n}")))
-        for n, text in enumerate(PROMPTS)
-    ]
-    encoded = fast.encode(samples, max_length=256, turns="all")
-    for got, wanted in zip(fast.score(encoded), slow.score(encoded), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-2, equal_nan=True)
+def test_scores_with_an_adapter_are_close_to_those_of_hf(
+    pair: tuple[Any, Any], plugins: Any, tmp_path: Path
+) -> None:
+    """In 16 bits, to which alone vLLM applies adapters; one has ranks and scalings of its own for some layers."""
+    _, slow = pair
+    base = plugins.models["tiny"]
+    own = {"use_rslora": True, "rank_pattern": {"v_proj": 12}, "alpha_pattern": {"q_proj": 3}}
+    refs = [make_adapter(base, tmp_path / "a", 8), make_adapter(base, tmp_path / "b", 4, **own)]
+    site = Site(tmp_path, plugins.models, backends=plugins.backends)
+    fast = VLLMBackend(
+        VLLMBackend.Config(model="tiny", dtype="bfloat16", gpu_memory=0.2, adapter_rank=16), site
+    )
+    samples = encoded(fast)
+    plain = fast.score(samples)
+    for ref in refs:
+        for got, wanted, bare in zip(
+            fast.score(samples, ref), slow.score(samples, ref), plain, strict=True
+        ):
+            here = np.isfinite(wanted)
+            assert np.abs(got - wanted)[here].mean() < 0.3
+            assert np.abs(bare - wanted)[here].mean() > 1
+    fast.close()

@@ -134,6 +134,8 @@ class LLM:
             )
         if settings.get("enable_lora") and settings["max_lora_rank"] not in RANKS:
             raise ValueError("max_lora_rank: Input should be " + ", ".join(map(str, RANKS)))
+        if settings.get("enable_lora") and settings.get("dtype") == "float32":
+            raise RuntimeError("Engine core initialization failed. See root cause above.")
         assert settings.get("logprobs_mode", "raw_logprobs") == "raw_logprobs"
         self.base = model
         self.tokenizer = AutoTokenizer.from_pretrained(model)

@@ -20,7 +20,7 @@ def adapter_files(ref: ModelRef) -> tuple[Path, Mapping[str, Any]]:
     """Return the folder of an adapter and the contents of its adapter_config.json.
 
     Raises:
-        ModelError: if ``ref`` is not an adapter, its config cannot be read, or it has no safetensors weights.
+        ModelError: if ``ref`` is not an adapter, its config cannot be read, it has no safetensors weights, or it is an aLoRA.
     """
     folder = Path(ref.path)
     if ref.kind != "adapter":
@@ -38,7 +38,14 @@ def adapter_files(ref: ModelRef) -> tuple[Path, Mapping[str, Any]]:
         raise ModelError(
             f"{folder} has no {_WEIGHTS}; pickled adapters are never loaded: save it again as safetensors"
         )
-    return folder, config if isinstance(config, Mapping) else {}
+    if not isinstance(config, Mapping):
+        config = {}
+    if config.get("alora_invocation_tokens"):
+        # PEFT applies it only inside a model class of its own that reads the prompt, and elsewhere to no token.
+        raise ModelError(
+            f"the adapter in {folder} is switched on by tokens of the prompt (aLoRA), which no backend does; give one that a run has trained"
+        )
+    return folder, config
 
 
 def adapter_tensors(folder: Path) -> tuple[str, ...]:

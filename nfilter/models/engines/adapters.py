@@ -16,7 +16,6 @@ _BEYOND: Final[Mapping[str, str]] = {
     "modules_to_save": "whole modules",
     "trainable_token_indices": "embeddings of single tokens",
     "lora_bias": "biases",
-    "alora_invocation_tokens": "tokens that switch it on (aLoRA)",
     "layer_replication": "repeated layers",
     "use_bdlora": "block-diagonal matrices (BD-LoRA)",
     "use_qalora": "pooled inputs (QALoRA)",

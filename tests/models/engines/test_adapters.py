@@ -44,7 +44,6 @@ BEYOND = [
     ("trainable_token_indices", [1, 2], "embeddings of single tokens"),
     ("lora_bias", True, "biases"),
     ("bias", "lora_only", "biases"),
-    ("alora_invocation_tokens", [5], "tokens that switch it on (aLoRA)"),
     ("layer_replication", [[0, 2], [1, 3]], "repeated layers"),
     ("use_bdlora", {"nblocks": 2}, "block-diagonal matrices (BD-LoRA)"),
     ("use_qalora", True, "pooled inputs (QALoRA)"),
@@ -116,6 +115,12 @@ def test_an_engine_is_asked_about_the_layers(tmp_path: Path) -> None:
 def test_what_is_no_lora_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="is not a LoRA; give one that a run has trained"):
         usable_adapter(written(tmp_path, **config), "E", PLAIN, "other")
+
+
+def test_an_adapter_that_tokens_switch_on_is_for_no_backend(tmp_path: Path) -> None:
+    """PEFT's own model class alone reads them."""
+    with pytest.raises(ModelError, match=r"\(aLoRA\), which no backend does; give one that a run"):
+        usable_adapter(written(tmp_path, alora_invocation_tokens=[5]), "E", PLAIN, "other")
 
 
 def length(size: int) -> bytes:

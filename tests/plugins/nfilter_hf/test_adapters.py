@@ -263,6 +263,13 @@ def test_what_is_no_adapter_is_refused(
     shutil.copytree(refs[0].path, pickled)
     (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
     refuse(pickled, "pickled adapters are never loaded")
+    switched = tmp_path / "switched"
+    shutil.copytree(refs[0].path, switched)
+    config = json.loads((switched / "adapter_config.json").read_text())
+    (switched / "adapter_config.json").write_text(
+        json.dumps({**config, "alora_invocation_tokens": [5]})
+    )
+    refuse(switched, r"is switched on by tokens of the prompt \(aLoRA\), which no backend does")
     garbled = tmp_path / "garbled"
     shutil.copytree(refs[0].path, garbled)
     (garbled / "adapter_model.safetensors").write_bytes(b"\x00" * 40)

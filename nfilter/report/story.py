@@ -19,6 +19,15 @@ _WORDS = {
     "create": "created",
     "refused": "refused",
 }
+_MEANINGS = {
+    "noise_score": "how likely the label is wrong: 0 is surely right, 1 surely wrong",
+    "interval": "the lowest and the highest noise score that the data leave possible",
+    "vote": "the rule by which the views decide whether a label is flagged",
+    "nll": "the mean loss per token of a model's own answer; near 0 where it is sure",
+    "agreement": "the share of several answers of one model that are the same",
+}
+"""Fields of views and verdicts in words."""
+_COUNTS = ("tokens", "calls", "rounds", "saved")
 Pairs = list[tuple[str, str]]
 
 
@@ -37,6 +46,8 @@ def print_story(explanation: Explanation, console: Console, *, full: bool = Fals
     for event in explanation.events:
         _block(console, event.stage, _event(event, full=full))
     _block(console, "result", _end(explanation, full=full))
+    if meanings := _meanings(explanation):
+        _block(console, "words", meanings)
     if explanation.response_tokens:
         tokens.render(explanation.response_tokens, console)
 
@@ -93,6 +104,31 @@ def _event(event: Event, *, full: bool) -> Pairs:
     return pairs
 
 
+def _meanings(found: Explanation) -> Pairs:
+    """The meaning of each field that is shown."""
+    notes = [note for event in found.events for note in event.notes.values()]
+    shown = {
+        key
+        for note in notes
+        if isinstance(note, Mapping)
+        for key, item in note.items()
+        if item is not None
+    }
+    return [(name, meaning) for name, meaning in _MEANINGS.items() if name in shown]
+
+
+def _shown(note: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a note without those of a view that say nothing: counts of 0, and texts that repeat its answer."""
+    if "answer" not in note or "text" not in note:
+        return dict(note)
+    known = ("", note["answer"])
+    repeated = {name for name in ("text", "reasoning") if note.get(name) in known}
+    if note.get("reasoning") == note["text"]:
+        repeated.add("text")
+    empty = {name for name in _COUNTS if note.get(name) == 0}
+    return {name: item for name, item in note.items() if name not in repeated | empty}
+
+
 def _arrow(before: str, after: str, *, full: bool) -> str:
     left, right = (text.cut(part, full=full) or "(empty)" for part in (before, after))
     return (
@@ -107,7 +143,7 @@ def _note(name: str, note: Any, *, full: bool) -> Pairs:
         return [(name, text.value(note, full=full))]
     short: dict[str, Any] = {}
     long: Pairs = []
-    for key, item in note.items():
+    for key, item in _shown(note).items():
         if isinstance(item, str) and (len(item) > 40 or "\n" in item):
             long.append((f"  {key}", text.cut(item, full=full)))
         elif isinstance(item, Mapping):

@@ -182,7 +182,7 @@ class Select:
             return sample.drop(f"not selected: keep 0 drops each of the {m} flagged samples")
         by = values["by"]
         value = self._value(sample, by, ctx)
-        position = f"rank {rank} of M={m} by {_measure(by, value, self.config.rank)}"
+        position = f"rank {rank} of {m} by {_measure(by, value, self.config.rank)}"
         rule = "strictly below the median" if self.config.preset else f"keep {self.config.keep:g}"
         if rank <= kept:
             return sample.keep(f"selected: {position}; {rule} keeps ranks up to {kept}")

@@ -31,11 +31,11 @@ function isVerdict(note) {
 
 export function viewCard(name, note, label) {
   const agrees = note.answer === null ? (note.skipped ? "not asked" : "no answer") : note.answer === label ? "agrees with the label" : "contradicts the label";
-  const facts = [["nll", note.nll], ["agreement", note.agreement], ["support", note.support], ["tokens", note.tokens || null], ["calls", note.calls || null]].filter(([, value]) => typeof value === "number");
+  const facts = [["loss per token", note.nll, "of the model's own answer; near 0 where it is sure"], ["answers that agree", note.agreement, "the share of several answers of this model that are the same"], ["votes for the label", note.support, "as a share of all votes"], ["tokens", note.tokens || null], ["calls", note.calls || null]].filter(([, value]) => typeof value === "number");
   const votes = note.votes && typeof note.votes === "object" ? Object.entries(note.votes).filter(([, value]) => typeof value === "number").sort((a, b) => b[1] - a[1]).slice(0, 6) : [];
   return h("article", { class: "view" }, h("h3", {}, name, h("span", { class: `badge ${note.answer === null ? "plain" : note.answer === label ? "kept" : "dropped"}` }, agrees)),
     h("p", { class: `answer pre${note.answer === null ? " none" : ""}` }, note.answer ?? note.skipped ?? note.failure ?? "no answer"),
-    facts.length ? h("p", { class: "inline" }, facts.map(([fact, value]) => h("span", {}, `${fact} `, h("b", {}, number(value))))) : null,
+    facts.length ? h("p", { class: "inline" }, facts.map(([fact, value, meaning]) => h("span", { title: meaning ?? null }, `${fact} `, h("b", {}, number(value))))) : null,
     votes.length ? h("ul", { class: "votes" }, votes.map(([answer, value]) => h("li", {}, h("span", { class: "pre" }, answer), h("span", { class: "bar thin", "aria-hidden": "true" }, h("i", { class: "time", "width%": 100 * Math.min(1, value) })), h("span", { class: "num" }, number(value))))) : null,
     note.reasoning ? h("details", { open: note.reasoning.length < 400 }, h("summary", {}, "Reasoning"), h("p", { class: "pre text" }, note.reasoning)) : null,
     note.weak ? h("p", { class: "note" }, `no vote: ${note.weak}`) : null);
@@ -53,7 +53,7 @@ function family(row, key) {
 }
 
 function call(one, at) {
-  const facts = [one.model, `${number(one.prompt_tokens)} tokens in`, `${number(one.completion_tokens)} out`, one.usd ? dollars(one.usd) : null, one.nll === null ? null : `nll ${number(one.nll)}`, one.failure ? `failed: ${one.failure}` : null].filter(Boolean);
+  const facts = [one.model, `${number(one.prompt_tokens)} tokens in`, `${number(one.completion_tokens)} out`, one.usd ? dollars(one.usd) : null, one.nll === null ? null : `loss per token ${number(one.nll)}`, one.failure ? `failed: ${one.failure}` : null].filter(Boolean);
   return h("details", { class: "call" }, h("summary", {}, h("span", {}, `${at + 1}. ${stageName(one.stage)}`), h("span", { class: "note" }, facts.join(" · "))),
     one.prompt ? one.prompt.map(([role, text]) => turn(role, text)) : h("p", { class: "note" }, "The prompt is not on record: this run is from before prompts were kept. Run it again and it is; no call is repeated."),
     one.reasoning ? h("details", {}, h("summary", {}, "Reasoning"), h("p", { class: "pre text" }, one.reasoning)) : null,
@@ -86,11 +86,14 @@ export function viewsOf(row) {
   return found;
 }
 
+// The rules by which views flag a label; another name is shown as it is.
+const RULES = { all: "a label is flagged unless all views agree with it", any: "a label is flagged if no view agrees with it", probability: "a label is flagged by its noise score", judge: "a model decides where views contradict the label", none: "no label is flagged" };
+
 export function verdictLine(row) {
   const found = verdictOf(row);
   if (!found) return null;
   const agree = Object.entries(found.agree ?? {}).map(([name, value]) => `${name} ${value === null ? "says nothing" : value ? "agrees" : "contradicts"}`);
-  return h("p", { class: "inline" }, h("span", { class: `badge ${found.flagged ? "dropped" : "kept"}` }, found.flagged ? "flagged" : "not flagged"), h("span", {}, "noise score ", h("b", {}, number(found.noise_score))), found.vote ? h("span", {}, `vote: ${found.vote}`) : null, agree.length ? h("span", {}, agree.join(", ")) : null);
+  return h("p", { class: "inline" }, h("span", { class: `badge ${found.flagged ? "dropped" : "kept"}` }, found.flagged ? "flagged" : "not flagged"), h("span", { title: "how likely the label is wrong: 0 is surely right, 1 surely wrong" }, "noise score ", h("b", {}, number(found.noise_score)), " of 1"), found.vote ? h("span", { class: "note" }, RULES[found.vote] ?? `rule: ${found.vote}`) : null, agree.length ? h("span", {}, agree.join(", ")) : null);
 }
 
 /** The parts of a row that a person needs to judge it. */

@@ -5,6 +5,7 @@ import { badge, failure, h, number, replace, say, stageName } from "./dom.js";
 
 const PAGE = 100;
 const TALLEST = 8_000_000; // pixels; browsers draw nothing beyond some 17 million
+const MEANING = { weighed: "given another weight", made: "made by a stage" };
 const ACTIONS = ["unchanged", "relabelled", "dropped", "weighed", "made", "unreadable"];
 
 /** The filters of the address, as the server takes them. */
@@ -36,7 +37,7 @@ function filters(found, state, changed) {
   const any = ["", "any"];
   const scores = ["disagreement", ...found.scores];
   const fields = [
-    choice("action", "Decision", [any, ...ACTIONS.filter((one) => found.counts.action[one]).map((one) => [one, `${one} (${number(found.counts.action[one])})`])], state, changed),
+    choice("action", "Decision", [any, ...ACTIONS.filter((one) => found.counts.action[one]).map((one) => [one, `${MEANING[one] ?? one} (${number(found.counts.action[one])})`])], state, changed),
     choice("stage", "Decided by", [any, ...found.stages.map((one) => [one, stageName(one)])], state, changed),
     choice("reason", "Reason", [any, ...found.kinds.slice(0, 150).map((one) => [String(one.code), `${one.text.slice(0, 90)} (${number(one.rows)})`])], state, changed),
     choice("flagged", "Flag", [any, ["yes", "flagged"], ["no", "not flagged"]], state, changed),

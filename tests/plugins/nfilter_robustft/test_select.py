@@ -33,9 +33,9 @@ def test_lowest_nll_is_kept_and_reasons_name_rank_m_and_nll():
     values = {"a": 0.9, "b": 0.1, "c": 0.5, "d": 0.3, "e": 0.7}
     out = run([sample(k, v) for k, v in values.items()])
     assert kept(out) == {"b", "d"}
-    assert "rank 5 of M=5 by context nll 0.9" in out["a"].dropped
-    assert "rank 3 of M=5 by context nll 0.5" in out["c"].dropped
-    assert "rank 1 of M=5 by context nll 0.1" in out["b"].why
+    assert "rank 5 of 5 by context nll 0.9" in out["a"].dropped
+    assert "rank 3 of 5 by context nll 0.5" in out["c"].dropped
+    assert "rank 1 of 5 by context nll 0.1" in out["b"].why
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_missing_nll_ranks_last_and_warns(missing):
     state = stage.fit(rows, ctx)
     out = {s.id: s for s in stage.process(rows, state, ctx)}
     assert kept(out) == {"b", "c"}
-    assert "rank 3 of M=3 by context: no nll" in out["a"].dropped
+    assert "rank 3 of 3 by context: no nll" in out["a"].dropped
     assert any("1 of 3 flagged samples have no nll" in text for _, text in ctx.log.lines)
 
 
@@ -115,7 +115,7 @@ def test_review_nll_is_the_fallback(missing):
     state = stage.fit(rows, ctx)
     out = {s.id: s for s in stage.process(rows, state, ctx)}
     assert kept(out) == {"b", "c"}
-    assert "rank 3 of M=4 by review nll 0.9" in out["a"].dropped
+    assert "rank 3 of 4 by review nll 0.9" in out["a"].dropped
     assert any("ranking by 'review'" in text for _, text in ctx.log.lines)
 
 
@@ -145,7 +145,7 @@ def test_unflagged_samples_are_kept_and_not_counted():
     out = run(rows)
     assert kept(out) == {"clean", "a"}
     assert "not flagged" in out["clean"].why
-    assert "M=2" in out["b"].dropped
+    assert "rank 2 of 2 " in out["b"].dropped
 
 
 def test_pinned_samples_are_not_ranked():
@@ -233,8 +233,8 @@ def test_rank_agreement_keeps_the_highest():
     ] + [sample("d", 0.0)]
     out = run(rows, rank="agreement")
     assert kept(out) == {"b", "c"}
-    assert "rank 3 of M=4 by context agreement 0.2" in out["a"].dropped
-    assert "rank 4 of M=4 by context: no agreement" in out["d"].dropped
+    assert "rank 3 of 4 by context agreement 0.2" in out["a"].dropped
+    assert "rank 4 of 4 by context: no agreement" in out["d"].dropped
     with pytest.raises(ValidationError, match="leave out keep, rank and by: random"):
         SelectConfig(preset="official", rank="agreement")
 

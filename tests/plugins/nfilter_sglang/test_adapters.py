@@ -130,6 +130,21 @@ def test_queries_and_values_have_matrices_together_or_not_at_all(
     assert unapplied_layers(layers) == wanted
 
 
+def test_a_matrix_whose_layer_sglang_does_not_find_or_takes_for_another_is_named() -> None:
+    """GPT-2's names have no ``layers.``; those of the layers for images have the same numbers as those for text."""
+    text = "model.language_model.layers.0.mlp.down_proj"
+    assert unapplied_layers([text, "model.language_model.embed_tokens", "lm_head"]) is None
+    told = unapplied_layers(["transformer.h.0.attn.c_attn"])
+    assert (
+        told == "a matrix for transformer.h.0.attn.c_attn, whose name has no 'layers.' and number"
+    )
+    seen = "model.vision_tower.encoder.layers.0.mlp.down_proj"
+    told = unapplied_layers([text, seen])
+    assert (
+        told == "matrices for the layers of model.language_model. and model.vision_tower.encoder."
+    )
+
+
 def test_an_adapter_of_which_sglang_would_fail_at_the_first_call_is_named_before(
     opened: Open, plugins: Any, tmp_path: Path, sglang: Any
 ) -> None:

@@ -89,6 +89,27 @@ def test_noise_model_recovers_rate_and_posterior(rate):
     assert np.abs(model.posterior(scores / spread, labels_of(codes)) - expected).mean() < 0.03
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_texts_that_say_little_are_not_taken_for_wrong_labels(seed):
+    """Five classes that overlap: who knows the true posterior names the true one in half of the rows."""
+    rng = np.random.default_rng(seed)
+    truth, angle = rng.integers(5, size=1200), 2 * np.pi * np.arange(5) / 5
+    centres = 0.8 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    plane = centres[truth] + rng.normal(size=(1200, 2))
+    posterior = noise_model.softmax(-((plane[:, None] - centres) ** 2).sum(axis=2) / 2)
+    assert np.mean(posterior.argmax(axis=1) == truth) < 0.55
+    codes = flipped(truth, 0.5, rng, classes=5)
+    scores = np.log(posterior)
+    scores = (scores - scores.mean(axis=0)) / scores.std()
+    model = noise_model.fit(scores, labels_of(codes, classes=5))
+    assert model.rate == pytest.approx(0.5, abs=0.06)
+    expected = posterior * np.where(np.eye(5)[codes] > 0, 0.5, 0.125)
+    expected /= expected.sum(axis=1, keepdims=True)
+    after = model.posterior(scores, labels_of(codes, classes=5))
+    assert np.abs(after - expected).mean() < 0.04
+    assert np.mean(after.argmax(axis=1) == truth) > np.mean(codes == truth) + 0.03
+
+
 @pytest.mark.parametrize(("rate", "right"), [(0.0, 0.99), (0.1, 0.97), (0.3, 0.95), (0.5, 0.88)])
 def test_fit_recovers_the_rate_and_corrects_labels(rate, right):
     vectors, truth, codes, _ = planted(1500, rate, distance=2.5, noise=8)

@@ -64,7 +64,7 @@ def whole_lines(time: Any) -> list[tuple[str, str]]:
 def _whole(plan: Any, console: Console) -> None:
     """Print the time of a whole run, if a pilot measured it."""
     if plan.time is not None:
-        text.heading(console, f"Time of all {plan.rows:,} rows, as `nfilter pilot` measured it")
+        text.heading(console, f"Time of all {plan.rows:,} rows, as the pilot measured it")
         stages = [(name, f"about {duration(each)}") for name, each in plan.time.stages.items()]
         text.rows(console, [*stages, *whole_lines(plan.time)], width=_WIDTH)
 

@@ -153,7 +153,6 @@ def test_what_cannot_be_pushed(run: Path, tmp_path: Path) -> None:
         push(tmp_path, str(tmp_path / "out"))
 
 
-@pytest.mark.types("the run has not ended: process «» is running in it; wait for it")
 def test_a_run_in_progress_is_named_with_its_process(tmp_path: Path) -> None:
     (tmp_path / "00-source").mkdir()
     with (tmp_path / ".lock").open("w") as lock:
@@ -166,9 +165,6 @@ def test_a_run_in_progress_is_named_with_its_process(tmp_path: Path) -> None:
             push(tmp_path, str(tmp_path / "out"))
 
 
-@pytest.mark.types(
-    "another run replaced its files while they were read; wait until it has ended, and repeat this command"
-)
 def test_nothing_is_published_of_files_that_another_run_replaced(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

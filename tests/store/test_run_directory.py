@@ -216,7 +216,6 @@ def test_the_process_that_runs_is_known_to_others_alone(tmp_path: Path) -> None:
         assert other_process(run.path) == "4711"
 
 
-@pytest.mark.types("process «» is running in «» and may be replacing it: wait for it")
 def test_what_a_run_is_replacing_is_not_called_damaged_alone(tmp_path: Path) -> None:
     assert "; run the command that made it again" in str(
         damaged(tmp_path / "a", "is missing", tmp_path)

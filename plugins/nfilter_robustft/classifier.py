@@ -153,6 +153,11 @@ class Classifier:
                 f"the classifier estimates a noise rate of {fitted.rate:.2f} (95% interval {low:.2f}-{high:.2f}); its mean "
                 f"confidence is {float(before.max(axis=1).mean()):.2f}"
             )
+            if len(classes) == 2 and not fitted.labels.trusted.any():
+                ctx.log.info(
+                    f"two answers: that most labels are right is assumed; a rate of {1 - fitted.rate:.2f} with the answers exchanged fits "
+                    "as well, which only rows known to be right can tell apart"
+                )
         else:
             ctx.log.warning(
                 f"{_UNINFORMATIVE} (held-out nll {fitted.nll:.3f}, {fitted.baseline:.3f} for frequencies): the view gives "

@@ -21,10 +21,13 @@ from nfilter import (
     excerpt,
 )
 from nfilter_robustft.answer_format import format_like
+from nfilter_robustft.keys import key_of
+from nfilter_robustft.labelled_rows import ROWS_PER_CLASS
 from nfilter_robustft.views import is_bare_answer
 
 _MOST_ANSWERS = 1000  # distinct answers, and spellings of each, that are counted
 _MOST_SPELLINGS = 20
+_MOST_TOLD = 3  # answers that are nearly gone, each with a warning
 
 
 class SettleConfig(StageConfig):
@@ -97,8 +100,26 @@ class Settle:
         return Contract(reads=frozenset({config.view}), writes=own, verdicts=own, proposes=own)
 
     def fit(self, stream: Iterable[Sample], ctx: Context) -> State:
-        """Count how the responses spell each answer: "World" where answers are compared as "world"."""
-        return State({"spellings": _spellings(stream, ctx) if ctx.answers.kind == "exact" else {}})
+        """Count how the responses spell each answer ("World" where answers are compared as "world"), and each answer's rows."""
+        spellings = _Spellings()
+        labels, left = Counter[str](), Counter[str]()
+        for sample in stream:
+            label = ctx.answers.parse(sample.response, sample)
+            if ctx.answers.kind == "exact":
+                spellings.add(label, sample.response.strip())
+            posterior = _Posterior.read(View.of(sample, self.config.view))
+            if posterior is None:
+                continue
+            kept = posterior.worth >= self.config.least and (
+                self.config.relabel or posterior.answer == label
+            )
+            new = label if sample.pinned else posterior.answer if kept else None
+            for counts, answer in ((labels, label), (left, new)):
+                if (key := key_of(answer, sample, ctx)) is not None:
+                    counts[key] += 1
+        for text in _nearly_gone(labels, left):
+            ctx.log.warning(text)
+        return State({"spellings": spellings.most_frequent()})
 
     def process(self, chunk: Sequence[Sample], state: State, ctx: Context) -> list[Sample]:
         spellings: Any = state.values["spellings"]
@@ -171,22 +192,40 @@ class Settle:
         )
 
 
-def _spellings(stream: Iterable[Sample], ctx: Context) -> dict[str, JSON]:
-    """Return the most frequent response of each answer, of responses that are little more than their answer."""
-    counts: dict[str, Counter[str]] = {}
-    for sample in stream:
-        answer, response = ctx.answers.parse(sample.response, sample), sample.response.strip()
+class _Spellings:
+    """Counts the spellings of each answer, of responses that are little more than their answer."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, answer: str | None, response: str) -> None:
+        """Count a response."""
         if answer is None or not is_bare_answer(response, answer):
-            continue
-        if answer not in counts and len(counts) >= _MOST_ANSWERS:
-            continue
-        spelled = counts.setdefault(answer, Counter())
+            return
+        if answer not in self._counts and len(self._counts) >= _MOST_ANSWERS:
+            return
+        spelled = self._counts.setdefault(answer, Counter())
         if response in spelled or len(spelled) < _MOST_SPELLINGS:
             spelled[response] += 1
-    return {
-        answer: min(spelled, key=lambda text: (-spelled[text], text))
-        for answer, spelled in counts.items()
-    }
+
+    def most_frequent(self) -> dict[str, JSON]:
+        """Return the most frequent spelling of each answer."""
+        return {
+            answer: min(spelled, key=lambda text: (-spelled[text], text))
+            for answer, spelled in self._counts.items()
+        }
+
+
+def _nearly_gone(labels: Mapping[str, int], left: Mapping[str, int]) -> Iterable[str]:
+    """Yield a warning for each answer that too few rows have after this stage, if enough had it before."""
+    gone = [a for a in sorted(labels) if labels[a] >= ROWS_PER_CLASS and left.get(a, 0) < min(ROWS_PER_CLASS, labels[a] / 2)]  # fmt: skip
+    for answer in gone[:_MOST_TOLD]:
+        yield (
+            f"the answer {excerpt(answer)} was the label of {labels[answer]} rows, and {left.get(answer, 0)} are left with it: the view hardly tells "
+            "it from the others, and a model that is trained on the rows that are left learns little of it"
+        )
+    if len(gone) > _MOST_TOLD:
+        yield f"{len(gone) - _MOST_TOLD} other answers are left in so few rows too"
 
 
 def _new_response(

@@ -1,5 +1,6 @@
 """``robustft.classifier`` and ``robustft.settle``."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,27 @@ def test_relabel_false_and_weights_none():
     assert (hard.response, hard.weight) == ("A", 1.0)
 
 
+def many(label, answer, count, p=0.9):
+    notes = posterior(answer, p, 0.04)
+    return [replace(sample(label, notes=notes), id=f"{label}{answer}{i}{p}") for i in range(count)]
+
+
+def test_an_answer_that_hardly_any_row_keeps_is_named():
+    ctx = FakeContext(answers="choice")
+    rows = many("B", "A", 27) + many("B", "B", 2) + many("C", "C", 12) + many("A", "A", 20)
+    settle([*rows, *many("B", "B", 9, p=0.4)], ctx)
+    warnings = [text for kind, text in ctx.log.lines if kind == "warning"]
+    assert len(warnings) == 1
+    assert "the answer 'calm' was the label of 38 rows, and 2 are left with it" in warnings[0]
+
+
+def test_no_answer_is_named_if_it_keeps_rows_or_had_few():
+    ctx = FakeContext(answers="choice")
+    pinned = [replace(row, pinned=True) for row in many("A", "C", 20, p=0.8)]  # they keep "A"
+    settle(many("B", "A", 9) + many("C", "C", 10) + many("C", "B", 90, p=0.8) + pinned, ctx)
+    assert not [text for kind, text in ctx.log.lines if kind == "warning"]
+
+
 def test_pinned_sample_is_not_changed():
     out = one(sample(pinned=True))
     assert (out.response, out.weight, out.dropped) == ("B", 1.0, None)
@@ -190,6 +212,38 @@ def test_uninformative_vectors_keep_labels_and_warn():
     out = settle(viewed, ctx)
     assert all(s.dropped is None and s.weight == 1.0 for s in out)
     assert (codes(out) == label).all()
+
+
+@pytest.mark.parametrize("trusted", [0, 30])
+def test_two_answers_say_that_most_labels_are_assumed_right(trusted):
+    """Exchanged answers give the same vectors and labels, so 80% wrong labels look like 20%."""
+    rng = np.random.default_rng(4)
+    truth = rng.integers(2, size=200)
+    label = np.where((rng.random(200) < 0.8) & (np.arange(200) >= trusted), 1 - truth, truth)
+    rows = [
+        Sample(
+            f"s{i}",
+            (Message("user", f"row {i}"), Message("assistant", ["no", "yes"][label[i]])),
+            meta={"sure": i < trusted},
+        )
+        for i in range(200)
+    ]
+    vectors = np.concatenate([5.0 * truth[:, None] + rng.normal(size=(200, 1)), rng.normal(size=(200, 4))], axis=1)  # fmt: skip
+    encoder = FakeEncoder(lambda text: vectors[int(text.split()[1])])
+    _, state, ctx = view(rows, encoder, answers="exact", trusted="sure" if trusted else None)
+    figures = state.values["report"]["classifier"]
+    wrong = np.mean((label != truth)[trusted:])
+    said = [text for _, text in ctx.log.lines if "two answers" in text]
+    if trusted:
+        assert figures["noise_rate_low"] <= wrong <= figures["noise_rate_high"]
+        assert not said
+    else:
+        assert figures["noise_rate_low"] <= 1 - wrong <= figures["noise_rate_high"] < 0.5
+        assert len(said) == 1
+        assert (
+            f"a rate of {1 - figures['noise_rate']:.2f} with the answers exchanged fits as well"
+            in said[0]
+        )
 
 
 def test_trusted_rows_identify_a_high_noise_rate():

@@ -231,7 +231,12 @@ def test_chosen_rows_of_a_draw_count_once_the_random_order_reaches_them(page, ke
     assert queue == [name for name in drawn if name not in chosen]
     counts = [decide(page, key, name, in_order=True)["answered"] for name in queue[:4]]
     assert counts == [1, 3, 4, 6]
-    assert page.post(f"runs/{key}/review/draw", {"n": 14})["audit"]["drawn"] == 12
+    # Now the draw is kept, and rows are added behind its own.
+    more = page.post(f"runs/{key}/review/draw", {"n": 14})["audit"]
+    assert (more["drawn"], more["answered"]) == (14, 6)
+    after = [row["id"] for row in page.get(f"runs/{key}/review", of="audit")["next"]]
+    assert after[:-2] == queue[4:]
+    assert len(set(after) | set(drawn)) == 14
     # A second decision elsewhere leaves the first one's place in the order.
     assert decide(page, key, queue[3])["answered"] == 6
     assert [row["draw"] for row in decisions()][:2] == ["", ""]

@@ -69,6 +69,16 @@ class RemarksOnData(Protocol):
         ...
 
 
+@runtime_checkable
+class FindsSettings(Protocol):
+    """A source that finds settings which its data needs, such as the delimiter of a table; ``init`` writes them into the recipe."""
+
+    @classmethod
+    def needed_settings(cls, config: Any, base_dir: Path) -> Mapping[str, JSON]:
+        """Return settings to add to ``config``; empty if it needs none, or the data cannot be read."""
+        ...
+
+
 class ShowsBytes(Protocol):
     """Shows the progress of a copy in the block: of ``total`` bytes, None if that is unknown. ``advance`` counts bytes."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,7 +91,9 @@ def scaffold(
     if data is not None:
         again = _command(template or USUAL, out, model, expert, force=force)
         with _settings_named(plugins, data, out, again):
-            found = guess(named(plugins, data, hosts, progress))
+            read = named(plugins, data, hosts, progress)
+        with _settings_named(plugins, data, out, again, _more(read)):
+            found = guess(read)
     template, said = _chosen(template, found, expert)
     text = known[template].read_text(encoding="utf-8")
     text, student = _with_student(text, model, out, plugins)
@@ -148,13 +151,19 @@ def _on_data(text: str, found: Guess, tested: Guess | None, out: Path) -> str:
 def _source(found: Guess, out: Path) -> str:
     """Return the entry of the recipe ``out`` that reads the data."""
     path = _quoted(_relative(found.data.name, out))
-    return f"{{use: {found.data.item.name}, path: {path}}}"
+    return f"{{use: {found.data.item.name}, path: {path}{_more(found.data)}}}"
+
+
+def _more(data: NamedData) -> str:
+    """Return the settings that the source found, as they follow the path in a recipe."""
+    return "".join(f", {name}: {json.dumps(value)}" for name, value in data.found.items())
 
 
 def _told(found: Guess) -> list[str]:
     listed = ", ".join(f"{role} = {column!r}" for role, column in found.columns.items())
+    more = "".join(f", {name} {value!r}" for name, value in found.data.found.items())
     return [
-        f"data: {found.data.name} read as {found.data.item.name}; guessed columns: {listed}",
+        f"data: {found.data.name} read as {found.data.item.name}{more}; guessed columns: {listed}",
         f"answer kind: {found.answer} (guessed; change `answer:` if it is another)",
         *found.said,
     ]
@@ -200,15 +209,17 @@ def _command(
 
 
 @contextmanager
-def _settings_named(plugins: Plugins, data: DataName, out: Path, command: str) -> Iterator[None]:
-    """Add to an error that names a setting where settings are typed: in the recipe that ``command`` writes."""
+def _settings_named(
+    plugins: Plugins, data: DataName, out: Path, command: str, more: str = ""
+) -> Iterator[None]:
+    """Add to an error that names a setting where settings are typed: in the recipe that ``command`` writes, after ``more``."""
     try:
         yield
     except SourceError as error:
         if "`" not in str(error):  # the error names no setting
             raise
         path = _quoted(_relative(data if isinstance(data, Path) else bare(data), out))
-        source = f"source: {{use: {source_for(plugins, data).name}, path: {path}, ...}}"
+        source = f"source: {{use: {source_for(plugins, data).name}, path: {path}{more}, ...}}"
         raise SourceError(
             f"{error}\nSettings are typed into a recipe: `{command}` writes one, and there it is {source}"
         ) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from nfilter.api.data import FetchesData, ShowsBytes, show_no_bytes
+from nfilter.api.data import FetchesData, FindsSettings, ShowsBytes, show_no_bytes
 from nfilter.api.errors import SourceError
+from nfilter.api.types import JSON
 from nfilter.recipe.hosts import allowed_source_hosts, unlisted_source_hosts
 from nfilter.registry.loading import Plugins, Registered
 
@@ -27,12 +28,16 @@ DataName: TypeAlias = Path | str
 
 @dataclass(frozen=True, slots=True)
 class NamedData:
-    """Data that can be read: its name, the source that reads it, and the settings of that."""
+    """Data that can be read: its name, the source that reads it, and the settings of that.
+
+    ``found`` are the settings among them that the source found in the data.
+    """
 
     name: DataName
     item: Registered
     config: Any
     base_dir: Path
+    found: Mapping[str, JSON] = field(default_factory=dict)
 
     def source(self) -> Any:
         """Return the source, to read from the start."""
@@ -92,8 +97,7 @@ def named(
     item = source_for(plugins, data)
     if isinstance(data, Path):
         base_dir = data.resolve().parent
-        config = item.cls.Config.model_validate({"path": str(data.resolve())})
-        return NamedData(data, item, config, base_dir)
+        return _with_found(data, item, {"path": str(data.resolve())}, base_dir)
     if not issubclass(item.cls, FetchesData):
         raise SourceError(
             f"{data}: the source {item.name!r} reads no addresses; copy the file to this machine and give its path"
@@ -101,4 +105,15 @@ def named(
     config = item.cls.Config.model_validate({"path": data})
     allowed = allowed_source_hosts(item.cls, {*item.cls.hosts(config), *hosts})
     item.cls.fetch(config, Path.cwd(), allowed, progress)
-    return NamedData(data, item, config, Path.cwd())
+    return _with_found(data, item, {"path": data}, Path.cwd())
+
+
+def _with_found(
+    data: DataName, item: Registered, settings: Mapping[str, JSON], base_dir: Path
+) -> NamedData:
+    config = item.cls.Config.model_validate(settings)
+    able = issubclass(item.cls, FindsSettings)
+    found = item.cls.needed_settings(config, base_dir) if able else {}
+    if found:
+        config = item.cls.Config.model_validate({**settings, **found})
+    return NamedData(data, item, config, base_dir, found)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from nfilter import SourceError, Unreadable
+from nfilter import JSON, SourceError, Unreadable
 from nfilter_io.cells import EXCERPT, Record, RowError, clean, excerpt, quoted
 from nfilter_io.config import CsvConfig
 from nfilter_io.text_files import decode, open_file, read_bounded_line
@@ -87,6 +87,28 @@ def _field_limit(size: int) -> Iterator[None]:
 def delimiter_of(path: Path, config: CsvConfig) -> str:
     """Return the configured delimiter, by default a tab for ``.tsv``, else a comma."""
     return config.delimiter or ("\t" if path.suffix.lower() == ".tsv" else ",")
+
+
+def needed_delimiter(path: Path, config: CsvConfig) -> dict[str, JSON]:
+    """Return the delimiter that divides the header into columns, if the default one does not; empty otherwise."""
+    default = delimiter_of(path, config)
+    if config.delimiter is not None or _columns(path, config, default) > 1:
+        return {}
+    others = (each for each in _OTHER_DELIMITERS + "," if _columns(path, config, each) > 1)
+    found = next(others, None)
+    return {} if found is None else {"delimiter": found}
+
+
+def _columns(path: Path, config: CsvConfig, delimiter: str) -> int:
+    """The number of columns of the header; 0 if it cannot be read with this delimiter."""
+    try:
+        with open_file(path, config.encoding) as file:
+            feed = _LineFeed(file, config)
+            reader = csv.reader(feed, delimiter=delimiter, strict=True)
+            wanted = config.model_copy(update={"delimiter": delimiter})
+            return len(_read_header(path, feed, reader, wanted, delimiter))
+    except (SourceError, OSError):
+        return 0
 
 
 def csv_rows(path: Path, config: CsvConfig) -> Iterator[Record | Unreadable]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -260,13 +261,22 @@ def _configured_columns(config: RowSettings) -> dict[str, Column]:
         if role not in known:
             raise SourceError(
                 f"{config.path}: columns.{role}: the shape {config.shape} has no role with that name"
-                f"{did_you_mean(role, known)}"
+                f"{_beside(role, column, config) or did_you_mean(role, known)}"
             )
         if isinstance(column, tuple) and role not in ROLES["choice"]["options"]:
             raise SourceError(
                 f"{config.path}: columns.{role} takes one column; only options may take several"
             )
     return dict(config.columns)
+
+
+def _beside(role: str, column: Column, config: RowSettings) -> str:
+    """What to type instead of a role that is a setting of the source, such as ``id``; empty for another one."""
+    if role not in type(config).model_fields:
+        return ""
+    return (
+        f"; it stands beside columns: type `{role}: {json.dumps(column, ensure_ascii=False)}` there"
+    )
 
 
 def _by_role(shape: str, configured: Mapping[str, Column]) -> dict[str, Column]:

@@ -27,7 +27,7 @@ from nfilter_io.config import (
     JsonLinesConfig,
     ParquetConfig,
 )
-from nfilter_io.csv_rows import csv_rows
+from nfilter_io.csv_rows import csv_rows, needed_delimiter
 from nfilter_io.remote import OWN_HOSTS, fetch, hosts_of, identity_of, local_path, read_local
 from nfilter_io.rows import Rows, remarks_on_rows
 from nfilter_io.tables import dataset_classes, dataset_rows, parquet_classes, parquet_rows
@@ -64,6 +64,23 @@ def _no_classes(path: Path, column: str) -> None:
     del path, column
 
 
+def _no_settings(path: Path, config: Any) -> Mapping[str, JSON]:
+    del path, config
+    return {}
+
+
+def _settings_by(
+    needs: Callable[[Path, Any], Mapping[str, JSON]],
+) -> Callable[[type[Any], FileSettings, Path], Mapping[str, JSON]]:
+    """The method ``needed_settings`` of a source of files."""
+
+    def needed_settings(cls: type[Any], config: FileSettings, base_dir: Path) -> Mapping[str, JSON]:
+        del cls
+        return needs(local_path(config.path, base_dir, config.query_env), config)
+
+    return needed_settings
+
+
 def _file_source(
     called: str,
     settings: type[FileSettings],
@@ -72,6 +89,7 @@ def _file_source(
     *,
     others: Mapping[str, str] = MappingProxyType({}),
     classes: Callable[[Path, str], Sequence[str] | None] = _no_classes,
+    needs: Callable[[Path, Any], Mapping[str, JSON]] = _no_settings,
 ) -> type[Any]:
     """Return the source that reads one file, on this machine or at an address.
 
@@ -82,6 +100,7 @@ def _file_source(
         endings: The suffixes of such files.
         others: Its names in other tools, with what to write here.
         classes: Returns the class names of a column in the schema of a file; for formats with a schema.
+        needs: Returns settings that a file needs.
     """
 
     class FileSource:
@@ -121,6 +140,7 @@ def _file_source(
         def columns(cls, config: FileSettings, base_dir: Path) -> Mapping[str, str]:
             return cls(config, base_dir).rows.layout.describe()
 
+        needed_settings = classmethod(_settings_by(needs))
         remarks = classmethod(remarks_on_rows)
 
         def __init__(self, config: FileSettings, base_dir: Path) -> None:
@@ -162,6 +182,7 @@ Csv = _file_source(
     csv_rows,
     (".csv", ".tsv"),
     others=dict.fromkeys(("tsv", "table", "pandas", "excel"), "{use: csv, path: data.csv}"),
+    needs=needed_delimiter,
 )
 # Read in batches.
 Parquet = _file_source(

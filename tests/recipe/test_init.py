@@ -84,17 +84,15 @@ def test_a_file_beside_the_recipe_is_named_by_its_name(plugins: Plugins, data: P
 def test_what_a_file_needs_is_said_with_where_to_type_it(plugins: Plugins, tmp_path: Path) -> None:
     data, out = tmp_path / "odd.csv", tmp_path / "r.yaml"
     data.write_text("q;a\n1+1;2\n")
-    with pytest.raises(
-        SourceError, match=r"type `delimiter: ';'` if that separates the columns"
-    ) as caught:
+    with pytest.raises(SourceError, match="type") as caught:
         scaffold(plugins, "robustft", data, "tiny", out)
     said = str(caught.value)
     assert f"`nfilter init --template robustft --model tiny --out {out}` writes one" in said
     *_, wrote = scaffold(plugins, "robustft", None, None, out)
     assert f"`nfilter init --template robustft --out {out} --force --data FILE`" in wrote
-    wanted = "source: {use: csv, path: odd.csv, ...}"
+    wanted = 'source: {use: csv, path: odd.csv, delimiter: ";", ...}'
     assert said.endswith(wanted)
-    settings = "delimiter: ';', shape: prompt, columns: {prompt: q, response: a}"
+    settings = "shape: prompt, columns: {prompt: q, response: a}"
     text = out.read_text().replace(
         "source: {use: jsonl, path: data.jsonl}", wanted.replace("...", settings)
     )
@@ -105,6 +103,32 @@ def test_what_a_file_needs_is_said_with_where_to_type_it(plugins: Plugins, tmp_p
     with pytest.raises(SourceError) as other:
         scaffold(plugins, "robustft", data, "tiny", tmp_path / "other.yaml")
     assert "Settings are typed" not in str(other.value)
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "quote", "ending"),
+    [
+        (";", "", ".csv"),
+        (";", '"', ".csv"),
+        ("\t", "", ".csv"),
+        ("|", "", ".csv"),
+        (",", '"', ".tsv"),
+    ],
+)
+def test_the_delimiter_of_a_table_is_found(
+    plugins: Plugins, tmp_path: Path, delimiter: str, quote: str, ending: str
+) -> None:
+    data, out = tmp_path / f"Übung 1{ending}", tmp_path / "r.yaml"
+    rows = [("question", "answer"), *((f"Was ist {n}+1?", f"{n + 1}") for n in range(20))]
+    lines = (delimiter.join(f"{quote}{cell}{quote}" for cell in row) for row in rows)
+    data.write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    said = scaffold(plugins, "robustft", data, None, out)
+    assert f"read as csv, delimiter {delimiter!r}; guessed columns: " in "\n".join(said)
+    source = yaml.safe_load(out.read_text())["source"]
+    assert source == {"use": "csv", "path": data.name, "delimiter": delimiter}
+    plain = tmp_path / "plain.csv"
+    plain.write_text("question,answer\n1+1,2\n")
+    assert ", delimiter " not in str(scaffold(plugins, "robustft", plain, None, out, force=True))
 
 
 @pytest.mark.types("choose another --out, or give --force")

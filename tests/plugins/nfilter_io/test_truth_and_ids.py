@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from nfilter import Row, Unreadable
+from nfilter import Row, SourceError, Unreadable
 from nfilter_io.sources import Csv, JsonLines
 
 OPTIONS = ["iron", "copper", "gold"]
@@ -43,6 +43,17 @@ def test_other_truths_are_text(make: Any) -> None:
     rows = [{"prompt": "a", "response": "b", "gold": gold} for gold in ("x", 5, 2.5, None, ["y"])]
     truths = [row.truth for row in make("jsonl", rows, truth="gold").read()]
     assert truths == ["x", "5", "2.5", None, None]
+
+
+@pytest.mark.types("; it stands beside columns: type `«»: «»` there")
+def test_the_id_among_the_columns_is_told_where_it_stands(make: Any) -> None:
+    rows = [{"q": "a", "a": "b", "Lfd. Nr.": "7"}]
+    columns = {"prompt": "q", "response": "a"}
+    source = make("jsonl", rows, columns={**columns, "id": "Lfd. Nr."})
+    with pytest.raises(SourceError, match=r'beside columns: type `id: "Lfd\. Nr\."` there'):
+        list(source.read())
+    (row,) = make("jsonl", rows, columns=columns, id="Lfd. Nr.").read()
+    assert row.sample.id == "7"
 
 
 def everything(source: Any) -> str:

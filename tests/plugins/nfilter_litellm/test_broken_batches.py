@@ -174,7 +174,7 @@ def test_a_record_remains_until_the_last_answers_are_stored(
     with ModelServer(batches=BatchScript()) as server:
         model = build(server)
         came = [each for each in model._engine.stream(asked(3)) if each is not None]
-        monkeypatch.setattr(model._engine, "stream", lambda _: iter(came))
+        monkeypatch.setattr(model._engine, "stream", lambda _: (each for each in came))
         stream = model.stream(asked(3))
         assert [next(stream) for _ in range(3)] == came
         # The caller stores the answers here, which may fail: a full disk, a kill.

@@ -69,11 +69,9 @@ _DENIES = (
     r"no\ses|es\s(?:incorrect|fals)|неверн|не\sверн|是错|是錯|错|錯|不对|不對|está\serrad|è\ssbagliat|yanlış|خطأ|نیست|गलत|নয়|"
     r"は\s?間違|[은는이가]\s?틀[렸린])"
 )
-# What says behind an answer in other languages than English that it is none.
-
-
-# Normal text has another form of some letters.
+# Texts are read in this form, in which some letters differ.
 DENIES: Final = normalize("NFKC", _DENIES)
+"""What says behind an answer in other languages than English that it is none."""
 _OTHERS = re.compile(
     r"(?<!\w)(?:(?:students?|user|teacher|annotator|author|given|original|old|previous|earlier|initial|wrong|incorrect|their|his|her)(?:['’]s?)?[ ]"
     r"(?:final[ ])?(?:answer|label|response|choice|sentiment|class|category)[ ]?(?:is|was|says|:|=)|(?:the|a)[ ](?:student|user|annotator|teacher)[ ]"

@@ -2,8 +2,8 @@
 
 The stages run on half of the pilot's rows first, twice. The first time includes what is done once: loading models, imports,
 the first call. The second time repeats no call. All rows of the pilot follow, with the answers of that half: the difference to
-the second time is the time of the rows that were added. On fewer rows a stage may do other work, such as no bootstrap. A training of a few optimiser steps and a test of a few questions
-follow. None of these runs is kept.
+the second time is the time of the rows that were added. Half, because on fewer rows a stage may do other work, such as no
+bootstrap. A training of a few optimiser steps and a test of a few questions follow. Only the run on all rows is kept.
 """
 
 from __future__ import annotations
